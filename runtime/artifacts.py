@@ -1,0 +1,83 @@
+"""The types of artifact that flow between stages, and what is known of them before they exist."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from runtime.fields import Frozen
+
+# Each type and the type it refines: whatever takes the second accepts the first.
+#
+# Prompts         rows {id, prompt[, answer]}; `answer` only where the source knows the truth
+# Completions     + {completion}: anybody's answers
+# Demonstrations  Completions that a teacher or a data set wrote
+# Preferences     rows {id, prompt, chosen, rejected}
+# Verdicts        one row for each judged pair, informative or not
+# Model           a Hugging Face directory with an `alignc.json` that names its chat format
+# Scores          metrics.json and per-prompt items.jsonl
+PARENTS: dict[str, str | None] = {
+    "Prompts": None,
+    "Completions": "Prompts",
+    "Demonstrations": "Completions",
+    "Preferences": None,
+    "Verdicts": None,
+    "Model": None,
+    "RewardModel": None,
+    "Scores": None,
+    # Declared in a spec, not made by a stage:
+    "Source": None,
+    "LLM": None,
+}
+
+Role = Literal["train", "validation", "test"]
+
+
+def is_a(given: str, wanted: str) -> bool:
+    """Whether an artifact of type `given` serves where `wanted` is taken."""
+    current: str | None = given
+    while current is not None:
+        if current == wanted:
+            return True
+        current = PARENTS.get(current)
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """A set of prompts that cannot overlap another split of the same preparation.
+
+    `preparation` identifies how `source` was cut, so that equal pools are equal values.
+    """
+
+    source: str
+    preparation: str
+    split: str
+    role: Role
+
+    def may_overlap(self, other: Pool) -> bool:
+        """Whether a prompt may be in both: same source, unless one preparation keeps them apart."""
+        if self.source != other.source:
+            return False
+        return self.preparation != other.preparation or self.split == other.split
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One output of a stage (or one declaration) as the compiler knows it.
+
+    `path` is the place inside the sealed artifact; `{epoch}` in it stands for a checkpoint, and
+    `epochs` then lists them: the port varies over the axis `epoch`.
+    """
+
+    type: str
+    path: str = ""
+    epochs: tuple[int, ...] = ()
+    pools: frozenset[Pool] = frozenset()  # data: which prompts these are
+    seen: frozenset[Pool] = frozenset()  # models and their completions: prompts trained on
+    metrics: tuple[str, ...] = ()  # Scores: the fields a table or a choice may read
+    answers: bool = False  # Prompts: rows carry the true answer
+    chat: str | None = None  # Model: its chat format, where known
+    base: str | None = None  # Model: name of the declared model it descends from (its tokenizer)
+    name: str = ""  # declarations: their name in the spec
+    declared: Frozen | None = None  # declarations: their value

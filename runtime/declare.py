@@ -1,0 +1,177 @@
+"""What a spec declares beside stages: models, llms and sources."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from runtime.fields import Frozen, nothing, result, speed
+
+# ---------------------------------------------------------------- models
+
+
+class Architecture(Frozen):
+    """A causal language model with random weights, for small worlds and tests (Llama-shaped)."""
+
+    hidden_size: int = result(128, doc="width", ge=8)
+    layers: int = result(3, doc="blocks", ge=1)
+    heads: int = result(4, doc="attention heads", ge=1)
+    intermediate_size: int = result(256, doc="width of the feed-forward layers", ge=8)
+    max_positions: int = result(256, doc="longest sequence in tokens", ge=16)
+    tie_embeddings: bool = result(True, doc="share input and output embeddings")
+    vocab_size: int = result(
+        128, doc="tokenizer size; the tokenizer is trained on the data of the first training stage", ge=32
+    )
+    seed: int = result(0, doc="seed of the initial weights")
+
+
+class ModelDecl(Frozen):
+    """A base model: exactly one of `path`, `hub` and `init`."""
+
+    path: str | None = nothing(
+        None, doc="a Hugging Face directory; `package:NAME` is the folder of an installed Python package"
+    )
+    gguf: str | None = result(None, doc="a GGUF file inside `path` to load the weights from")
+    hub: str | None = result(None, doc="a model id on the Hugging Face hub")
+    revision: str | None = result(None, doc="commit of the hub model; pin it for a reproducible study")
+    init: Architecture | None = result(None, doc="random weights of this shape")
+    chat: str | None = result(None, doc="chat format of this model; a stage that trains it may set another")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelDecl:
+        if sum(x is not None for x in (self.path, self.hub, self.init)) != 1:
+            raise ValueError("give exactly one of `path`, `hub` and `init`")
+        return self
+
+
+# ---------------------------------------------------------------- sources
+
+
+class JsonlSource(Frozen):
+    """JSON lines (also .gz) with a prompt and, where there is one, a completion or a list of messages."""
+
+    kind: Literal["jsonl"] = result(doc="source kind")
+    path: str = nothing(doc="file, relative to the spec that names it")
+    prompt: str = result("prompt", doc="field of the prompt")
+    completion: str | None = result(None, doc="field of the completion; none: prompts only")
+    messages: str | None = result(None, doc="field of a list of {role, content}: the first user and assistant turns")
+    answer: str | None = result(None, doc="field of the true answer, for exact-match accuracy")
+
+
+class ShareGptSource(Frozen):
+    """ShareGPT's JSON: the first human -> gpt exchange of each conversation."""
+
+    kind: Literal["sharegpt"] = result(doc="source kind")
+    path: str = nothing(doc="file, relative to the spec that names it")
+
+
+class AlpacaEvalSource(Frozen):
+    """Outputs in AlpacaEval's form: {instruction, output, generator}, as JSON or JSON lines (also .gz)."""
+
+    kind: Literal["alpaca_eval"] = result(doc="source kind")
+    path: str = nothing(doc="file, relative to the spec that names it")
+
+
+class DatasetsSource(Frozen):
+    """A data set that Hugging Face `datasets` can load: a local path or a hub id."""
+
+    kind: Literal["datasets"] = result(doc="source kind")
+    name: str = result(doc="hub id or local path")
+    subset: str | None = result(None, doc="configuration name")
+    split: str = result("train", doc="split of the data set")
+    revision: str | None = result(None, doc="commit of the hub data set")
+    prompt: str = result("prompt", doc="column of the prompt")
+    completion: str | None = result(None, doc="column of the completion; none: prompts only")
+    messages: str | None = result(None, doc="column of a list of {role, content}")
+    answer: str | None = result(None, doc="column of the true answer")
+
+
+class WorldSource(Frozen):
+    """The built-in small world: verifiable tasks over short strings and numbers (see docs/world.md)."""
+
+    kind: Literal["world"] = result(doc="source kind")
+    what: Literal["tasks", "documents"] = result(
+        "tasks", doc="`tasks`: prompts with true answers; `documents`: plain text that states such facts"
+    )
+    families: tuple[str, ...] | None = result(None, doc="task families; none: all of them")
+    size: int = result(6000, doc="number of rows", ge=1)
+    seed: int = result(0, doc="seed of the rows")
+
+
+Source = Annotated[
+    JsonlSource | ShareGptSource | AlpacaEvalSource | DatasetsSource | WorldSource, Field(discriminator="kind")
+]
+
+
+# ---------------------------------------------------------------- llms
+
+
+class Limits(Frozen):
+    """How hard one may press a provider; never changes what it answers."""
+
+    concurrency: int = speed(16, doc="requests in flight", ge=1)
+    requests_per_minute: int | None = speed(None, doc="cap on requests a minute", ge=1)
+    tokens_per_minute: int | None = speed(None, doc="cap on tokens a minute", ge=1)
+    timeout_s: float = speed(120.0, doc="seconds before one attempt is given up", gt=0)
+    attempts: int = speed(6, doc="tries before a request is recorded as failed", ge=1)
+
+
+class _Asked(Frozen):
+    model: str = result(doc="the provider's model name; pin a dated snapshot")
+    base_url: str | None = nothing(None, doc="another server that speaks the same protocol")
+    system: str | None = result(None, doc="system prompt")
+    limits: Limits = speed(Limits(), doc="rates and timeouts")
+    usd_per_million_input: float | None = nothing(None, doc="price of input tokens", ge=0)
+    usd_per_million_output: float | None = nothing(None, doc="price of output tokens", ge=0)
+
+
+class OpenAiLLM(_Asked):
+    """Asked over the OpenAI chat protocol: OpenAI, vLLM, llama.cpp, `transformers serve`, gateways."""
+
+    provider: Literal["openai"] = result(doc="provider")
+    api_key_env: str = nothing("OPENAI_API_KEY", doc="environment variable that holds the key; never stored")
+
+
+class AnthropicLLM(_Asked):
+    """Asked over the Anthropic messages protocol."""
+
+    provider: Literal["anthropic"] = result(doc="provider")
+    api_key_env: str = nothing("ANTHROPIC_API_KEY", doc="environment variable that holds the key; never stored")
+
+
+class LocalLLM(Frozen):
+    """A transformers model, run in the job itself."""
+
+    provider: Literal["local"] = result(doc="provider")
+    model: ModelDecl = result(doc="the model")
+    system: str | None = result(None, doc="system prompt")
+    batch_size: int = speed(8, doc="requests generated together", ge=1)
+
+
+class SimulatedLLM(Frozen):
+    """A programmatic teacher, critic or evaluator of the small world, with stated faults.
+
+    As a teacher it answers a task of a family it `knows` rightly; any other gets its `habit`'s
+    systematic error. As a critic or evaluator it prefers the right answer, erring at `error_rate`.
+    """
+
+    provider: Literal["simulated"] = result(doc="provider")
+    knows: tuple[str, ...] | None = result(None, doc="families answered rightly; none: all of them")
+    habit: Literal["truncate", "copy", "shift"] = result("truncate", doc="systematic error on the other families")
+    error_rate: float = result(0.0, doc="share of otherwise right answers or verdicts that are wrong", ge=0, le=1)
+    position_bias: float = result(0.0, doc="share of verdicts that pick the first answer shown, unread", ge=0, le=1)
+    length_bias: float = result(0.0, doc="share of verdicts that pick the longer answer, unread", ge=0, le=1)
+    seed: int = result(0, doc="seed of the errors; an error is a pure function of seed and request")
+
+
+class ReplayLLM(Frozen):
+    """Recorded answers: a ledger (or JSON lines of {prompt, reply}) asked again without its provider."""
+
+    provider: Literal["replay"] = result(doc="provider")
+    path: str = nothing(doc="file, relative to the spec that names it")
+
+
+LLM = Annotated[
+    OpenAiLLM | AnthropicLLM | LocalLLM | SimulatedLLM | ReplayLLM, Field(discriminator="provider")
+]

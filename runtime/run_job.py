@@ -1,0 +1,155 @@
+"""Carry out one job: claim its key, guard its inputs, do the work, seal the output.
+
+    python -m runtime.run_job STORE DESCRIPTION.json
+
+Exits with a code of `Outcome`. Whoever is killed at any moment leaves no artifact, or a whole one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from enum import IntEnum
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from runtime.claims import Claim, ClaimLost, try_claim
+from runtime.files import read_json, write_json
+from runtime.job import Blocked, Job, JobError, open_job
+from runtime.provenance import Meter, environment
+from runtime.store import Store
+
+POLL_S = 0.5
+
+
+class Outcome(IntEnum):
+    """How a job ended; the exit code of its process."""
+
+    SEALED = 0
+    FAILED = 1  # an exception: a defect of the code or the machine
+    REFUSED = 3  # what the user can mend: data, settings
+    BLOCKED = 4  # an input is missing or damaged
+    INTERRUPTED = 5  # asked to stop; goes on from its last checkpoint
+
+
+class Interrupted(BaseException):
+    """The process was asked to stop (TERM, INT); not an Exception, so that no stage swallows it."""
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(signal.Signals(number).name)
+
+
+def _wait_for_claim(store: Store, kind: str, key: str) -> Claim | None:
+    """The claim of a key, or None where another process sealed it meanwhile."""
+    told = False
+    while not store.has(kind, key):
+        claim = try_claim(store.claim_folder(key))
+        if claim is not None:
+            if not store.has(kind, key):
+                return claim
+            claim.release()
+            return None
+        if not told:
+            print(f"{key[:12]}: another process is at work on this; waiting for it", flush=True)
+            told = True
+        time.sleep(POLL_S)
+    return None
+
+
+def _limit_threads(cpus: int) -> None:
+    """One number of threads for every library, wherever the job runs: the bits depend on it."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[name] = str(cpus)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    if "torch" in sys.modules:  # imported before the fork
+        sys.modules["torch"].set_num_threads(cpus)
+
+
+def _manifest(job: Job, meter: Meter) -> dict[str, Any]:
+    told = job.description
+    return {
+        "kind": job.kind.name,
+        "key": job.key,
+        "recipe": told["recipe"],
+        "id": job.id,
+        "config": told["config"],
+        "inputs": told["inputs"],
+        "spec": told.get("spec"),
+        "environment": environment(),
+        "resources": {"asked": told["resources"], "used": meter.read()},
+        "summary": job.summary,
+    }
+
+
+def _work(store: Store, description: Mapping[str, Any], claim: Claim) -> None:
+    meter = Meter()
+    job = open_job(store, description)
+    shutil.rmtree(job.out, ignore_errors=True)
+    job.out.mkdir(parents=True)
+    job.scratch.mkdir(parents=True, exist_ok=True)
+    job.kind.run(job)
+    claim.check()
+    store.seal(job.kind.name, job.key, job.out, _manifest(job, meter))
+
+
+def _record_failure(store: Store, description: Mapping[str, Any], outcome: Outcome, message: str, trace: str) -> None:
+    record = {
+        "id": description["id"], "key": description["key"], "outcome": outcome.name.lower(), "message": message,
+        "traceback": trace, "time": time.time(), "host": environment()["host"], "slurm_job": environment()["slurm_job"],
+    }
+    write_json(store.failure(description["key"]), record)
+
+
+def _attempt(store: Store, description: Mapping[str, Any], claim: Claim) -> Outcome:
+    try:
+        _work(store, description, claim)
+    except Blocked as error:
+        outcome, message, trace = Outcome.BLOCKED, str(error), ""
+    except JobError as error:
+        outcome, message, trace = Outcome.REFUSED, str(error), ""
+    except (Interrupted, KeyboardInterrupt, ClaimLost) as error:
+        outcome, message, trace = Outcome.INTERRUPTED, f"stopped by {error}", ""
+    except Exception as error:
+        outcome, message = Outcome.FAILED, f"{type(error).__name__}: {error}"
+        trace = traceback.format_exc()
+    else:
+        store.failure(description["key"]).unlink(missing_ok=True)
+        return Outcome.SEALED
+    print(trace or message, file=sys.stderr, flush=True)
+    _record_failure(store, description, outcome, message, trace)
+    return outcome
+
+
+def run_job(store: Store, description: Mapping[str, Any]) -> Outcome:
+    """Carry out a described job in this process, unless its artifact is there or being made."""
+    kind, key = description["kind"], description["key"]
+    claim = _wait_for_claim(store, kind, key)
+    if claim is None:
+        print(f"{description['id']}: already sealed", flush=True)
+        return Outcome.SEALED
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
+    _limit_threads(description["resources"]["cpus"])
+    try:
+        outcome = _attempt(store, description, claim)
+    finally:
+        claim.release()
+    if outcome is Outcome.SEALED:
+        store.discard_work(key)
+    return outcome
+
+
+def main() -> None:
+    store, path = sys.argv[1:]
+    sys.exit(run_job(Store(Path(store)), read_json(Path(path))))
+
+
+if __name__ == "__main__":
+    main()

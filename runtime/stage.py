@@ -1,0 +1,103 @@
+"""What a stage kind declares: its config, its typed inputs and outputs, its checks and its run."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from runtime.artifacts import Port
+from runtime.fields import Frozen, nothing, speed
+
+if TYPE_CHECKING:
+    from runtime.job import Job
+
+
+class Resources(Frozen):
+    """What one job of a stage asks of the machine or the scheduler."""
+
+    cpus: int = speed(1, doc="CPU cores; also the threads of the job's libraries", ge=1)
+    gpus: int = speed(0, doc="GPUs", ge=0)
+    memory_gb: float = speed(4.0, doc="memory in GiB", gt=0)
+    minutes: int = speed(60, doc="time limit in minutes", ge=1)
+    partition: str | None = nothing(None, doc="Slurm partition, where the profile's is not right")
+
+
+class StageConfig(Frozen):
+    """Fields that every stage has."""
+
+    kind: str = nothing(doc="the stage kind")
+    note: str | None = nothing(None, doc="a remark for readers; changes nothing")
+    resources: Resources | None = nothing(None, doc="overrides the kind's default resources")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong that only this stage kind can see. `field` is the config key to point at."""
+
+    code: str
+    field: str
+    message: str
+    hint: str = ""
+
+
+def no_problems(config: Any, inputs: Mapping[str, Port]) -> Iterable[Problem]:
+    return ()
+
+
+def keep(name: str, body: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """No shorthand: the stage stays as written."""
+    return {name: body}
+
+
+@dataclass(frozen=True, slots=True)
+class StageKind:
+    """One stage kind. `version` is raised when the same recipe would give another result.
+
+    outputs: (config, input ports) -> output name -> port; the empty name is the only or main one.
+    run: does the work; reads `job.inputs`, writes below `job.out`.
+    check: problems that need the inputs' types (same arguments as `outputs`).
+    expand: rewrites a shorthand into several stages, name -> body; bodies are mappings as written.
+    """
+
+    name: str
+    version: int
+    config: type[StageConfig]
+    outputs: Callable[[Any, Mapping[str, Port]], dict[str, Port]]
+    run: Callable[[Job], None]
+    check: Callable[[Any, Mapping[str, Port]], Iterable[Problem]] = no_problems
+    expand: Callable[[str, dict[str, Any]], dict[str, dict[str, Any]]] = keep
+    resources: Resources = Resources()
+
+
+ENTRY_POINTS = "alignc.stages"
+
+
+@cache
+def stage_kinds() -> Mapping[str, StageKind]:
+    """Every stage kind by name: the modules of `runtime.stages`, each with a `STAGE`."""
+    package = importlib.import_module("runtime.stages")
+    modules = (importlib.import_module(f"runtime.stages.{m.name}") for m in pkgutil.iter_modules(package.__path__))
+    return {module.STAGE.name: module.STAGE for module in modules}
+
+
+@cache
+def _foreign_kinds() -> Mapping[str, StageKind]:
+    return {entry.name: entry.load() for entry in entry_points(group=ENTRY_POINTS)}
+
+
+def stage_kind(name: str) -> StageKind | None:
+    """The kind called `name`, also from other packages; None where there is none.
+
+    Other packages' entry points are read only for a name we do not know: the look-up costs
+    more than everything else at start-up.
+    """
+    return stage_kinds().get(name) or _foreign_kinds().get(name)
+
+
+def kind_names() -> list[str]:
+    return sorted({*stage_kinds(), *_foreign_kinds()})

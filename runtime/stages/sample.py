@@ -1,0 +1,51 @@
+"""`sample`: a model's completions of prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from runtime.artifacts import Port
+from runtime.fields import Frozen, Reference, result, speed, takes
+from runtime.job import Job
+from runtime.stage import Problem, Resources, StageConfig, StageKind
+
+
+class Sampling(Frozen):
+    """How completions are drawn."""
+
+    temperature: float = result(1.0, doc="sampling temperature; 0 is greedy", ge=0)
+    top_p: float = result(1.0, doc="nucleus sampling: smallest set of tokens with this mass", gt=0, le=1)
+    max_new_tokens: int = result(256, doc="longest completion in tokens", ge=1)
+    max_prompt_length: int = result(256, doc="longer prompts keep their end; counted", ge=1)
+    seed: int = result(0, doc="seed of the draws; each prompt's stream depends on it and the prompt's id alone")
+    batch_size: int = speed(32, doc="prompts generated together", ge=1)
+
+
+class Sample(StageConfig, Sampling):
+    """One completion for each prompt, in the model's own chat format."""
+
+    model: Reference = takes("Model", doc="a declared model or a trained one")
+    prompts: Reference = takes("Prompts", doc="what to complete")
+
+
+def outputs(config: Sample, inputs: Mapping[str, Port]) -> dict[str, Port]:
+    model = inputs["model"]
+    return {"": replace(inputs["prompts"], type="Completions", path="data.jsonl", seen=model.seen)}
+
+
+def check(config: Sample, inputs: Mapping[str, Port]) -> Iterable[Problem]:
+    if inputs["model"].chat is None:
+        yield Problem("AC320", "model", "the model has no chat format", "train it first, or declare its `chat`")
+
+
+def run(job: Job) -> None:
+    from runtime.training.sampling import sample
+
+    sample(job)
+
+
+STAGE = StageKind(
+    name="sample", version=1, config=Sample, outputs=outputs, run=run, check=check,
+    resources=Resources(memory_gb=8, minutes=240),
+)

@@ -1,0 +1,59 @@
+"""`sft`: supervised fine-tuning of a model on demonstrations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from runtime.artifacts import Port
+from runtime.fields import Reference, result, takes
+from runtime.job import Job
+from runtime.stage import Problem, Resources, StageKind
+from runtime.training_config import Reduction, TrainingConfig
+
+
+class Sft(TrainingConfig):
+    """Loss on the completion and its end-of-sequence token only."""
+
+    model: Reference = takes("Model", doc="a declared model or a trained one")
+    data: Reference = takes("Demonstrations", "Completions", doc="what to imitate")
+    chat: str | None = result(None, doc="chat format to train in; none: the model's own")
+    reduction: Reduction = result(
+        "token_mean", doc="how token losses make a batch loss; `example_sum` is the lineage of the DPO papers"
+    )
+
+
+def trained(config: TrainingConfig, model: Port, data: Port, chat: str | None) -> dict[str, Port]:
+    """The output of a training stage: checkpoints that remember what they were trained on."""
+    return {
+        "": Port(
+            type="Model",
+            path="epoch-{epoch}",
+            epochs=config.kept_epochs() if config.checkpoint_every else (),
+            seen=model.seen | data.pools,
+            chat=chat,
+            base=model.base or model.name,
+        )
+    }
+
+
+def outputs(config: Sft, inputs: Mapping[str, Port]) -> dict[str, Port]:
+    return trained(config, inputs["model"], inputs["data"], config.chat or inputs["model"].chat)
+
+
+def check(config: Sft, inputs: Mapping[str, Port]) -> Iterable[Problem]:
+    if config.chat is None and inputs["model"].chat is None:
+        yield Problem(
+            "AC320", "model", "the model has no chat format, and the stage names none", "add `chat: human_assistant`"
+        )
+
+
+def run(job: Job) -> None:
+    from runtime.training.sft import train
+
+    train(job)
+
+
+STAGE = StageKind(
+    name="sft", version=1, config=Sft, outputs=outputs, run=run, check=check,
+    resources=Resources(memory_gb=8, minutes=720),
+)

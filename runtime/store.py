@@ -1,0 +1,113 @@
+"""The store: sealed artifacts by key, and the work in progress beside them.
+
+    <store>/<kind>/<key>/        a sealed artifact: its files and manifest.json
+    <store>/.work/<key>/         of an unsealed one: claim/, scratch/ (kept over tries), out/ (made anew)
+    <store>/.logs/<key>.log      what the tries of a job printed
+    <store>/.failures/<key>.json how the last try ended, where it failed
+    <store>/.experiments/<name>/ descriptions of an experiment's jobs and tables
+
+An artifact exists whole or not at all: its files are synced, its manifest is written last, and its
+folder gets its final name by one rename. Works on NFS and Lustre.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.files import digest_file, read_json, sync_file, sync_folder, write_json
+
+MANIFEST = "manifest.json"
+SCHEMA = "alignc.artifact/1"
+
+
+class Damaged(Exception):
+    """A sealed artifact whose files no longer match its manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    root: Path
+
+    def artifact(self, kind: str, key: str) -> Path:
+        return self.root / kind / key
+
+    def work(self, key: str) -> Path:
+        return self.root / ".work" / key
+
+    def claim_folder(self, key: str) -> Path:
+        return self.work(key) / "claim"
+
+    def log(self, key: str) -> Path:
+        return self.root / ".logs" / f"{key}.log"
+
+    def failure(self, key: str) -> Path:
+        return self.root / ".failures" / f"{key}.json"
+
+    def experiment(self, name: str) -> Path:
+        return self.root / ".experiments" / name
+
+    def has(self, kind: str, key: str) -> bool:
+        return (self.artifact(kind, key) / MANIFEST).exists()
+
+    def manifest(self, kind: str, key: str) -> dict[str, Any]:
+        return read_json(self.artifact(kind, key) / MANIFEST)
+
+    def sealed(self) -> frozenset[str]:
+        """Keys of all sealed artifacts: one listing a kind, no look at each (NFS)."""
+        try:
+            kinds = [e.path for e in os.scandir(self.root) if e.is_dir() and not e.name.startswith(".")]
+        except FileNotFoundError:
+            return frozenset()
+        return frozenset(name for kind in kinds for name in os.listdir(kind))
+
+    def failures(self) -> frozenset[str]:
+        """Keys whose last try failed."""
+        try:
+            return frozenset(name.removesuffix(".json") for name in os.listdir(self.root / ".failures"))
+        except FileNotFoundError:
+            return frozenset()
+
+    def verify(self, kind: str, key: str, *, digests: bool = False) -> None:
+        """Raise Damaged unless every file has its sealed size (and, where asked, its digest)."""
+        folder = self.artifact(kind, key)
+        for file in self.manifest(kind, key)["files"]:
+            path = folder / file["path"]
+            if not path.is_file() or path.stat().st_size != file["bytes"]:
+                raise Damaged(f"{path} is missing or has another size than when it was sealed")
+            if digests and digest_file(path) != file["sha256"]:
+                raise Damaged(f"{path} has changed since it was sealed")
+
+    def seal(self, kind: str, key: str, out: Path, manifest: Mapping[str, Any]) -> None:
+        """Make `out` the artifact of `key`. Where another process was first, its artifact stays."""
+        paths = sorted(p for p in out.rglob("*") if p.is_file())
+        for path in paths:
+            sync_file(path)
+        files = [
+            {"path": str(p.relative_to(out)), "bytes": p.stat().st_size, "sha256": digest_file(p)} for p in paths
+        ]
+        write_json(out / MANIFEST, {"schema": SCHEMA, **manifest, "files": files})
+        for folder in [p for p in out.rglob("*") if p.is_dir()]:
+            sync_folder(folder)
+        sync_folder(out)
+        final = self.artifact(kind, key)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            out.rename(final)
+        except OSError:
+            if not self.has(kind, key):
+                raise
+        sync_folder(final.parent)
+
+    def discard_work(self, key: str) -> None:
+        """Remove the work of a sealed key; renamed first, so that nobody finds half of it."""
+        grave = self.root / ".work" / f".{key}.{os.getpid()}"
+        try:
+            self.work(key).rename(grave)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(grave, ignore_errors=True)

@@ -1,0 +1,61 @@
+"""Config fields that every training stage shares."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from runtime.fields import Frozen, result, speed
+from runtime.stage import StageConfig
+
+Reduction = Literal["example_sum", "token_mean", "example_mean"]
+Truncation = Literal["drop", "keep_start", "keep_end"]
+
+
+class Parallel(Frozen):
+    """How one run is spread over processes. The optimisation is the same; only rounding differs."""
+
+    processes: int = speed(1, doc="processes, one for each GPU", ge=1)
+    deepspeed: Literal["zero1", "zero2", "zero3"] | None = speed(None, doc="DeepSpeed stage; none: plain or DDP")
+
+
+class TrainingConfig(StageConfig):
+    """Optimisation, batches, truncation and checkpoints."""
+
+    epochs: int = result(doc="passes over the data", ge=1)
+    checkpoint_every: int | None = result(
+        None, doc="keep a checkpoint after every so many epochs: adds the axis `epoch`; none: the last one only", ge=1
+    )
+    learning_rate: float = result(doc="peak learning rate", gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = result("constant", doc="learning rate over the run")
+    warmup_steps: int = result(0, doc="steps of linear warm-up", ge=0)
+    optimizer: Literal["adamw", "rmsprop"] = result("adamw", doc="optimizer")
+    betas: tuple[float, float] = result((0.9, 0.999), doc="adamw: decay rates of the moments")
+    weight_decay: float = result(0.0, doc="adamw: decoupled weight decay", ge=0)
+    max_grad_norm: float = result(1.0, doc="gradients are clipped to this norm", gt=0)
+    batch_size: int = result(8, doc="examples (DPO: pairs) in one optimizer step, over all processes", ge=1)
+    max_length: int = result(512, doc="longest prompt plus completion in tokens", ge=2)
+    max_prompt_length: int = result(256, doc="longest prompt in tokens, where the whole is too long", ge=1)
+    truncation: Truncation = result(
+        "drop",
+        doc="rows that are too long: `drop` them, or cut the prompt to `max_prompt_length` keeping its start "
+        "or end, then the completion (which then has no end-of-sequence token); always counted",
+    )
+    precision: Literal["fp32", "bf16"] = result("fp32", doc="compute precision; master weights stay fp32")
+    seed: int = result(0, doc="seed of data order and dropout")
+    micro_batch: int | None = speed(None, doc="examples in one forward pass; none: as many as the batch has", ge=1)
+    parallel: Parallel = speed(Parallel(), doc="processes and sharding")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingConfig:
+        if self.max_prompt_length >= self.max_length:
+            raise ValueError("`max_prompt_length` must be smaller than `max_length`")
+        if self.checkpoint_every is not None and self.checkpoint_every > self.epochs:
+            raise ValueError("`checkpoint_every` must not be larger than `epochs`")
+        return self
+
+    def kept_epochs(self) -> tuple[int, ...]:
+        """Epochs after which a checkpoint is kept as an output; the last always is one."""
+        every = self.checkpoint_every or self.epochs
+        return tuple(sorted({*range(every, self.epochs + 1, every), self.epochs}))
