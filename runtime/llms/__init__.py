@@ -1,0 +1,1 @@
+"""Asking language models: one client layer over every provider of teachers, critics and evaluators."""

@@ -1,0 +1,110 @@
+"""What is asked of a language model and what comes back, the same for every provider."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from runtime.files import canonical, digest_text
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One question. `id` is the asker's own name for it and never reaches the provider.
+
+    `context` states the same facts as the messages for providers that compute their answers:
+    `{"task": "complete", "prompt": ...}` or `{"task": "judge", "prompt": ..., "first": ..., "second": ...}`,
+    with the answers in the order in which they are shown.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    temperature: float = 0.0
+    max_tokens: int = 256
+    seed: int | None = None
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+    def content_key(self) -> str:
+        """Equal for requests that ask the same; the context only repeats the messages, so it is left out."""
+        asked = [[m.role, m.content] for m in self.messages]
+        return digest_text(canonical([asked, self.temperature, self.max_tokens, self.seed]))
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the provider counts them; 0 where it does not say."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer. Providers fill in the first four fields; the client measures the others.
+
+    `finish_reason` is `stop`, `length` or the provider's own word. `model` is the snapshot that the
+    provider says it used. `cost_usd` is None where the declaration states no prices.
+    """
+
+    text: str
+    finish_reason: str = "stop"
+    usage: Usage = Usage()
+    model: str = ""
+    latency_s: float = 0.0
+    cost_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request that was given up. `kind` is the `kind` of the error that ended it."""
+
+    kind: str
+    message: str
+
+
+Outcome = Reply | Failure
+
+
+class Retryable(Exception):
+    """The same request may succeed later: rate limits, time-outs, broken connections, server errors.
+
+    `retry_after`: seconds that the server asked to wait, where it did.
+    """
+
+    def __init__(self, kind: str, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.retry_after = retry_after
+
+
+class Skipped(Exception):
+    """This request will never succeed, others may: a refusal, a content filter, a malformed request."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Fatal(Exception):
+    """No request can succeed: a bad key, no such model, no money left. Says what to do."""
+
+
+class Provider(Protocol):
+    """Answers requests. Made inside a running event loop with its declaration as the only argument."""
+
+    async def ask(self, request: Request) -> Reply:
+        """Answer one request, tried once. Raises Retryable, Skipped or Fatal, and nothing else."""
+        ...
+
+    async def close(self) -> None:
+        """Give connections back."""
+        ...
