@@ -1,0 +1,1 @@
+"""The compiler of alignc: spec text -> plan -> submission. Knows no torch."""

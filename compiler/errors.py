@@ -1,0 +1,141 @@
+"""Diagnostics: what is wrong with a spec, where, why, and the way out. Codes are stable."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+# AC0xx reading, AC1xx names and shapes, AC2xx axes, AC3xx types and protocol, AC4xx tables, AC5xx the world outside
+CODES: dict[str, str] = {
+    "AC001": "the file cannot be read",
+    "AC002": "this is not YAML",
+    "AC003": "a key stands twice",
+    "AC004": "includes go in a circle",
+    "AC005": "included files disagree",
+    "AC006": "an override cannot be applied",
+    "AC007": "the YAML uses something a spec may not use",
+    "AC101": "unknown key",
+    "AC102": "a required key is missing",
+    "AC103": "a value has the wrong type or range",
+    "AC104": "a section has the wrong shape",
+    "AC105": "unknown stage kind",
+    "AC106": "a name is not allowed",
+    "AC107": "a name stands for two things",
+    "AC201": "unknown axis",
+    "AC202": "an axis value has no such field",
+    "AC203": "a malformed `${...}`",
+    "AC204": "two different axes share a name",
+    "AC205": "a stage has no instances",
+    "AC206": "a bad `at`",
+    "AC207": "a sweep of something that cannot be swept",
+    "AC208": "candidates and scores do not line up",
+    "AC209": "nothing to reduce",
+    "AC301": "unknown stage or declaration",
+    "AC302": "unknown output",
+    "AC303": "wrong kind of artifact",
+    "AC304": "stages depend on each other in a circle",
+    "AC310": "unknown split",
+    "AC311": "impossible shares",
+    "AC320": "no chat format",
+    "AC321": "settings that contradict each other",
+    "AC330": "completions of different prompts",
+    "AC331": "nothing to compare with",
+    "AC332": "choice on the test set",
+    "AC333": "evaluation on training prompts",
+    "AC401": "a table cell has several values",
+    "AC402": "unknown row or column in a table",
+    "AC403": "published numbers cannot be read",
+    "AC501": "a file of the spec is not there",
+    "AC502": "unknown cluster profile",
+    "AC503": "over budget",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A place in a text. Lines and columns count from 1; `end` is the column after the last one."""
+
+    file: str
+    line: int
+    column: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+NOWHERE = Span("<spec>", 1, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One finding. `notes` are further places with a word for each, such as 'expanded from'."""
+
+    code: str
+    message: str
+    span: Span
+    hint: str = ""
+    notes: tuple[tuple[str, Span], ...] = ()
+    severity: Literal["error", "warning"] = "error"
+
+    @property
+    def title(self) -> str:
+        return CODES.get(self.code, "problem")
+
+
+class SpecError(Exception):
+    """A spec that cannot be compiled; carries every finding, and the texts to show excerpts of."""
+
+    def __init__(self, diagnostics: Sequence[Diagnostic], texts: Mapping[str, str]) -> None:
+        self.diagnostics = tuple(in_file_order(diagnostics))
+        self.texts = dict(texts)
+        super().__init__("\n".join(render(d, self.texts) for d in self.diagnostics))
+
+
+class UsageError(Exception):
+    """A user's mistake outside the spec's text; told without a traceback."""
+
+
+def near(word: str, known: Iterable[object]) -> str:
+    """A hint that names the nearest known word, or lists what there is."""
+    words = [str(k) for k in known]
+    found = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    if found:
+        return f"did you mean `{found[0]}`?"
+    if not words:
+        return "there are none"
+    shown = ", ".join(words[:12]) + (" ..." if len(words) > 12 else "")
+    return f"known: {shown}"
+
+
+def in_file_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """Without repetitions (one cause may show in many instances), sorted by place."""
+    unique = {(d.code, d.span, d.message): d for d in diagnostics}
+    return sorted(unique.values(), key=lambda d: (d.span.file, d.span.line, d.span.column, d.code))
+
+
+def _excerpt(span: Span, line: str | None) -> list[str]:
+    if line is None:
+        return []
+    shown = line[:200]
+    width = max(1, min(span.end, len(shown) + 1) - span.column)
+    number = f"{span.line:>5} | "
+    return [number + shown, " " * (len(number) - 2) + "| " + " " * (span.column - 1) + "^" * width]
+
+
+def render(diagnostic: Diagnostic, texts: Mapping[str, str]) -> str:
+    """A finding as text: place, code, message, excerpt with a caret, notes and way out."""
+
+    def line_of(span: Span) -> str | None:
+        lines = texts.get(span.file, "").splitlines()
+        return lines[span.line - 1] if 0 < span.line <= len(lines) else None
+
+    d = diagnostic
+    out = [f"{d.span}: {d.severity} {d.code}: {d.message}", *_excerpt(d.span, line_of(d.span))]
+    for word, span in d.notes:
+        out += [f"      {word} {span}", *_excerpt(span, line_of(span))]
+    if d.hint:
+        out.append(f"      = {d.hint}")
+    return "\n".join(out)

@@ -1,0 +1,363 @@
+"""Stages -> nodes: each stage once for every point of the axes that it mentions or inherits.
+
+The rows a stage exists for are the natural join of the axes it mentions, its sweep, and the rows of
+its inputs. `select` groups instead of joining. Nothing else multiplies nodes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from compiler import interpolate
+from compiler.errors import Diagnostic, Span, near
+from compiler.graph import AxisId, Binding, Graph, Node, axis_name, find_output, is_local, node_id, readings
+from compiler.interpolate import AxisValue, Label
+from compiler.link import Linked, input_keys
+from compiler.source import Located
+from compiler.spec import Declaration, Spec, Stage
+from compiler.validate import validate
+from runtime.artifacts import Port, is_a
+from runtime.fields import Reference, taken, takes_many
+from runtime.stage import StageConfig
+
+Axes = dict[AxisId, Label]
+Ports = dict[str, Port]
+Row = tuple[Axes, dict[str, tuple[Binding, ...]]]  # a point of the axes, and what each input reads there
+
+
+@dataclass(frozen=True, slots=True)
+class _Variant:
+    """A stage's config at one point of the axes it mentions and sweeps."""
+
+    axes: Axes
+    body: Located
+    config: StageConfig
+
+
+@dataclass(slots=True)
+class _Expander:
+    """Builds nodes stage by stage, in link order; problems are collected."""
+
+    spec: Spec
+    nodes: list[Node] = field(default_factory=list[Node])
+    by_stage: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
+    problems: list[Diagnostic] = field(default_factory=list[Diagnostic])
+    # By identity of config and ports; the memo holds both, so that the ids stay theirs.
+    _outputs: dict[Any, tuple[StageConfig, Ports, Ports]] = field(default_factory=dict[Any, Any])
+    _declared_ports: dict[str, Port] = field(default_factory=dict[str, Port])
+    _order: dict[AxisId, int] = field(default_factory=dict[AxisId, int])
+
+    def stage(self, stage: Stage) -> bool:
+        """Add a stage's nodes; false where it has problems."""
+        before = len(self.problems)
+        variants = list(self._variants(stage))
+        if len(self.problems) > before:
+            return False
+        made: list[Node] = []
+        for variant in variants:
+            made += self._nodes(stage, variant)
+        if len(self.problems) == before and not made:
+            message = f"stage `{stage.name}` has no instances: its inputs have no axis values in common"
+            self.problems.append(Diagnostic("AC205", message, stage.body.place))
+        if len(self.problems) > before:
+            return False
+        first = len(self.nodes)
+        self.nodes += made
+        self.by_stage[stage.name] = tuple(range(first, len(self.nodes)))
+        return True
+
+    # ------------------------------------------------------------ configs
+
+    def _variants(self, stage: Stage) -> Iterator[_Variant]:
+        mentioned = dict.fromkeys([*interpolate.mentions(stage.body)])
+        for values in stage.sweep.values():
+            mentioned.update(dict.fromkeys(interpolate.mentions(values)))
+        axes = [a for a in self.spec.axes if a in mentioned]
+        for point in itertools.product(*(self.spec.axes[a] for a in axes)):
+            chosen = dict(zip(axes, point, strict=True))
+            labels: Axes = {a: v.label for a, v in chosen.items()}
+            for swept, entries in self._sweep(stage, chosen):
+                body = interpolate.substitute(stage.body, chosen)
+                body = replace(body, value={**body.items, **entries})
+                config, problems = validate(stage.kind.config, body, f"stage `{stage.name.partition('~')[0]}`")
+                self.problems += problems
+                if config is not None:
+                    yield _Variant({**labels, **swept}, body, config)
+
+    def _sweep(self, stage: Stage, chosen: Mapping[str, AxisValue]) -> Iterator[tuple[Axes, dict[str, Located]]]:
+        keys = list(stage.sweep)
+        for point in itertools.product(*(stage.sweep[k].elements for k in keys)):
+            values = [interpolate.substitute(v, chosen) for v in point]
+            labels = {f"{stage.name}/{k}": v.value for k, v in zip(keys, values, strict=True)}
+            yield labels, dict(zip(keys, values, strict=True))  # type: ignore[misc]
+
+    # ------------------------------------------------------------ inputs
+
+    def _nodes(self, stage: Stage, variant: _Variant) -> list[Node]:
+        rows: list[Row] = [(variant.axes, {})]
+        many: list[tuple[str, list[Binding]]] = []
+        for key, name in input_keys(stage.kind).items():
+            reference: Reference | None = getattr(variant.config, name)
+            if reference is None:
+                continue
+            place = variant.body.items[key]
+            info = stage.kind.config.model_fields[name]
+            readings = self._read(reference, place, taken(info))
+            if readings is None:
+                return []
+            if takes_many(info):
+                many.append((name, readings))
+            else:
+                rows = _join(rows, name, readings)
+        if many:
+            rows = self._reduce(stage, variant, rows, many)
+        nodes = [self._node(stage, variant, *row) for row in rows]
+        return [n for n in nodes if n is not None]
+
+    def _read(self, reference: Reference, place: Located, wanted: Sequence[str]) -> list[Binding] | None:
+        """Everything that a reference stands for; None (and a problem) where it stands for nothing."""
+        span = place.items.get("stage", place).span
+        declared = self.spec.declarations.get(reference.name)
+        if declared is not None:
+            return self._declared(declared, reference, span, wanted)
+        indices = self.by_stage[reference.name]
+        ports = self.nodes[indices[0]].outputs
+        found = find_output(ports, reference.output)
+        if found is None:
+            self.problems.append(_unknown_output(reference, ports, span))
+            return None
+        port, metric = found
+        if not self._fits(reference, port, span, wanted):
+            return None
+        if port.type == "Scores" and "Scores" in wanted and not metric:
+            hint = f"as `{reference.name}.{port.metrics[0]}`; there are {', '.join(port.metrics)}"
+            self.problems.append(Diagnostic("AC302", f"name the score of `{reference.name}` to use", span, hint))
+            return None
+        return self._at(readings(self.nodes, indices, reference.output), reference, place)
+
+    def _declared(
+        self, declared: Declaration, reference: Reference, span: Span, wanted: Sequence[str]
+    ) -> list[Binding] | None:
+        if reference.output or reference.at:
+            hint = f"write `{declared.name}` alone"
+            self.problems.append(Diagnostic("AC302", f"`{declared.name}` is declared: it has no outputs", span, hint))
+            return None
+        chat = getattr(declared.value, "chat", None)
+        made = Port(type=declared.type, name=declared.name, declared=declared.value, chat=chat, base=declared.name)
+        port = self._declared_ports.setdefault(declared.name, made)
+        if not self._fits(reference, port, span, wanted):
+            return None
+        return [Binding(declared.name, port, declaration=declared)]
+
+    def _fits(self, reference: Reference, port: Port, span: Span, wanted: Sequence[str]) -> bool:
+        if any(is_a(port.type, w) for w in wanted):
+            return True
+        message = f"`{reference.stage}` is {port.type}, but {' or '.join(wanted)} is needed here"
+        self.problems.append(Diagnostic("AC303", message, span, self._offer(wanted)))
+        return False
+
+    def _offer(self, wanted: Sequence[str]) -> str:
+        """Names in the spec that would fit."""
+        names = [d.name for d in self.spec.declarations.values() if any(is_a(d.type, w) for w in wanted)]
+        for stage, indices in self.by_stage.items():
+            ports = self.nodes[indices[0]].outputs
+            names += [f"{stage}.{o}" if o else stage for o, p in ports.items() if any(is_a(p.type, w) for w in wanted)]
+        names = [n for n in names if "~" not in n]
+        return f"these would do: {', '.join(names[:8])}" if names else "nothing in the spec is of that type yet"
+
+    def _at(self, readings: list[Binding], reference: Reference, place: Located) -> list[Binding] | None:
+        """Read along another axis: keep the rows at the given values, and drop those axes."""
+        for name, value in reference.at.items():
+            at = place.items["at"].items[name]
+            ids = {a for r in readings for a in r.axes if axis_name(a) == name}
+            if not ids:
+                axes = dict.fromkeys(axis_name(a) for r in readings for a in r.axes)
+                message = f"`{reference.stage}` does not vary over `{name}`"
+                self.problems.append(Diagnostic("AC206", message, at.place, near(name, axes)))
+                return None
+            (axis,) = ids
+            values = dict.fromkeys(r.axes[axis] for r in readings)
+            if value not in values:
+                message = f"`{reference.stage}` has no value `{value}` of axis `{name}`"
+                self.problems.append(Diagnostic("AC206", message, at.span, near(str(value), values)))
+                return None
+            readings = [
+                replace(r, axes={a: v for a, v in r.axes.items() if a != axis})
+                for r in readings
+                if r.axes[axis] == value
+            ]
+        return readings
+
+    # ------------------------------------------------------------ reduction
+
+    def _reduce(
+        self, stage: Stage, variant: _Variant, rows: list[Row], many: list[tuple[str, list[Binding]]]
+    ) -> list[Row]:
+        """Group the candidates by the axes that stay; every other many-input lines up with them."""
+        (lead, candidates), *others = many
+        over = self._reduced_axes(stage, variant, candidates)
+        if over is None:
+            return []
+        aligned = {name: self._align(stage, variant, name, candidates, found) for name, found in others}
+        if any(a is None for a in aligned.values()):
+            return []
+        groups: dict[tuple[tuple[AxisId, Label], ...], list[int]] = {}
+        for index, candidate in enumerate(candidates):
+            kept = tuple((a, v) for a, v in candidate.axes.items() if a not in over)
+            groups.setdefault(kept, []).append(index)
+        grouped: list[Row] = []
+        for kept, members in groups.items():
+            for axes, inputs in rows:
+                if any(axes.get(a, v) != v for a, v in kept):
+                    continue
+                bound = {lead: tuple(candidates[i] for i in members)}
+                for name, found in aligned.items():
+                    assert found is not None
+                    bound[name] = tuple(found[i] for i in members)
+                grouped.append(({**axes, **dict(kept)}, {**inputs, **bound}))
+        return grouped
+
+    def _reduced_axes(self, stage: Stage, variant: _Variant, candidates: list[Binding]) -> set[AxisId] | None:
+        axes = dict.fromkeys(a for c in candidates for a in c.axes)
+        wanted: Iterable[str] | None = getattr(variant.config, "over", None)
+        if wanted is None:
+            over = {a for a in axes if is_local(a)}
+            if over:
+                return over
+            hint = f"name the axes in `over`: {', '.join(map(axis_name, axes)) or 'there are none'}"
+            message = f"stage `{stage.name}` has no sweep or checkpoint to choose from"
+            self.problems.append(Diagnostic("AC209", message, stage.body.place, hint))
+            return None
+        over: set[AxisId] = set()
+        for name in wanted:
+            found = {a for a in axes if axis_name(a) == name}
+            if not found:
+                place = variant.body.items["over"].span
+                hint = near(name, map(axis_name, axes))
+                self.problems.append(Diagnostic("AC209", f"the candidates do not vary over `{name}`", place, hint))
+                return None
+            over |= found
+        return over
+
+    def _align(
+        self, stage: Stage, variant: _Variant, name: str, candidates: list[Binding], found: list[Binding]
+    ) -> list[Binding] | None:
+        """For each candidate its one partner with the same axes."""
+        ours = {a for c in candidates for a in c.axes}
+        theirs = {a for f in found for a in f.axes}
+        if ours != theirs:
+            more = ", ".join(map(axis_name, sorted(theirs - ours)))
+            less = ", ".join(map(axis_name, sorted(ours - theirs)))
+            words = [f"it also varies over {more}"] * bool(more) + [f"it does not vary over {less}"] * bool(less)
+            message = f"`{found[0].name}` does not line up with `{candidates[0].name}`: {' and '.join(words)}"
+            self.problems.append(Diagnostic("AC208", message, variant.body.items[name].span))
+            return None
+        partners = {frozenset(f.axes.items()): f for f in found}
+        missing = [c for c in candidates if frozenset(c.axes.items()) not in partners]
+        if missing:
+            what = node_id(missing[0].name, missing[0].axes)
+            message = f"`{found[0].name}` has nothing for the candidate {what}"
+            self.problems.append(Diagnostic("AC208", message, variant.body.items[name].span))
+            return None
+        return [partners[frozenset(c.axes.items())] for c in candidates]
+
+    # ------------------------------------------------------------ nodes
+
+    def _node(
+        self, stage: Stage, variant: _Variant, axes: Axes, inputs: dict[str, tuple[Binding, ...]]
+    ) -> Node | None:
+        shown: dict[str, AxisId] = {}
+        for axis in axes:
+            other = shown.setdefault(axis_name(axis), axis)
+            if other != axis:
+                self._clash(stage, other, axis)
+                return None
+        ports = {name: _merged([b.port for b in bindings]) for name, bindings in inputs.items()}
+        memo = (id(variant.config), tuple((n, id(p)) for n, p in ports.items()))
+        if memo not in self._outputs:
+            self._check(stage, variant, ports)
+            self._outputs[memo] = (variant.config, ports, stage.kind.outputs(variant.config, ports))
+        ordered = dict(sorted(axes.items(), key=lambda item: self._rank(item[0])))
+        return Node(
+            id=node_id(stage.name, ordered),
+            stage=stage.name,
+            kind=stage.kind,
+            axes=ordered,
+            config=variant.config,
+            inputs=inputs,
+            outputs=self._outputs[memo][2],
+            place=stage.body.place,
+        )
+
+    def _rank(self, axis: AxisId) -> int:
+        """Declared axes first, in their order; then those of stages, in order of appearance."""
+        if not self._order:
+            self._order.update({a: i for i, a in enumerate(self.spec.axes)})
+        return self._order.setdefault(axis, len(self._order))
+
+    def _clash(self, stage: Stage, one: AxisId, other: AxisId) -> None:
+        owners = " and ".join(a.rpartition("/")[0] or "`axes`" for a in (one, other))
+        message = f"stage `{stage.name}` would have two axes called `{axis_name(one)}`, from {owners}"
+        hint = "reduce one with `select`, or read one of the inputs with `at`"
+        self.problems.append(Diagnostic("AC204", message, stage.body.place, hint))
+
+    def _check(self, stage: Stage, variant: _Variant, ports: Mapping[str, Port]) -> None:
+        aliases = {name: key for key, name in input_keys(stage.kind).items()}
+        for problem in stage.kind.check(variant.config, ports):
+            place = variant.body.items.get(aliases.get(problem.field, problem.field), variant.body)
+            span = place.span if place is not variant.body else place.place
+            notes = (("expanded from", place.origin),) if place.origin else ()
+            self.problems.append(Diagnostic(problem.code, problem.message, span, problem.hint, notes))
+
+
+def _join(rows: list[Row], name: str, readings: list[Binding]) -> list[Row]:
+    """Natural join on the axes that both sides have."""
+    if not rows:
+        return []
+    shared = [a for a in (readings[0].axes if readings else ()) if a in rows[0][0]]
+    index: dict[tuple[Label, ...], list[Binding]] = {}
+    for reading in readings:
+        index.setdefault(tuple(reading.axes[a] for a in shared), []).append(reading)
+    return [
+        ({**axes, **reading.axes}, {**inputs, name: (reading,)})
+        for axes, inputs in rows
+        for reading in index.get(tuple(axes[a] for a in shared), ())
+    ]
+
+
+def _merged(ports: Sequence[Port]) -> Port:
+    """One port for many candidates: they share their type; what any has seen counts."""
+    first = ports[0]
+    if all(p is first for p in ports):
+        return first
+    return replace(
+        first,
+        pools=frozenset().union(*(p.pools for p in ports)),
+        seen=frozenset().union(*(p.seen for p in ports)),
+    )
+
+
+def _unknown_output(reference: Reference, ports: Mapping[str, Port], span: Span) -> Diagnostic:
+    names = [o for o in ports if o] + [m for p in ports.values() for m in p.metrics]
+    if not reference.output:
+        hint = f"one of {', '.join(f'{reference.name}.{n}' for n in names)}"
+        return Diagnostic("AC302", f"`{reference.name}` has several outputs: name one", span, hint)
+    message = f"`{reference.name}` has no output `{reference.output}`"
+    return Diagnostic("AC302", message, span, near(reference.output, names))
+
+
+def expand(spec: Spec, linked: Linked) -> tuple[Graph, list[Diagnostic]]:
+    """All nodes of a spec. Stages that read a broken one are left out without a word of their own."""
+    expander = _Expander(spec)
+    broken = set(linked.broken)
+    for name in linked.order:
+        if name not in spec.stages:
+            continue  # a declaration
+        if name in broken or linked.needs[name] & broken:
+            broken.add(name)
+        elif not expander.stage(spec.stages[name]):
+            broken.add(name)
+    return Graph(tuple(expander.nodes), expander.by_stage), expander.problems

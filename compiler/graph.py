@@ -1,0 +1,123 @@
+"""The graph of an experiment: nodes with resolved configs and typed, bound inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from compiler.errors import Span
+from compiler.interpolate import Label
+from compiler.spec import Declaration
+from runtime.artifacts import Port
+from runtime.stage import Resources, StageConfig, StageKind
+
+# An axis is known by where it comes from: `seed` is declared, `tune/learning_rate` swept by stage
+# `tune`. Two sweeps of the same field therefore are two axes.
+AxisId = str
+
+
+def axis_name(axis: AxisId) -> str:
+    """The name of an axis as the user writes it."""
+    return axis.rpartition("/")[2]
+
+
+def is_local(axis: AxisId) -> bool:
+    """Whether a stage added the axis, by a sweep or by its checkpoints."""
+    return "/" in axis
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What one input reads: an output of a node, or a declaration.
+
+    `path` is the place inside the node's artifact, `metric` the field of a Scores artifact.
+    """
+
+    name: str
+    port: Port
+    node: int | None = None
+    path: str = ""
+    metric: str = ""
+    axes: Mapping[AxisId, Label] = field(default_factory=dict[AxisId, Label])
+    declaration: Declaration | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One job to be: a stage at one point of its axes. Nodes only read nodes before them."""
+
+    id: str
+    stage: str
+    kind: StageKind
+    axes: Mapping[AxisId, Label]
+    config: StageConfig
+    inputs: Mapping[str, tuple[Binding, ...]]
+    outputs: Mapping[str, Port]
+    place: Span
+
+    @property
+    def needs(self) -> list[int]:
+        """Indices of the nodes that this one reads, each once."""
+        found = {b.node: None for bindings in self.inputs.values() for b in bindings if b.node is not None}
+        return list(found)
+
+    @property
+    def resources(self) -> Resources:
+        return self.config.resources or self.kind.resources
+
+    def shown_axes(self) -> dict[str, Label]:
+        return {axis_name(a): v for a, v in self.axes.items()}
+
+
+def node_id(stage: str, axes: Mapping[AxisId, Label]) -> str:
+    inside = ",".join(f"{axis_name(a)}={v}" for a, v in axes.items())
+    return f"{stage}[{inside}]" if inside else stage
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """All nodes in an order in which each comes after what it reads."""
+
+    nodes: tuple[Node, ...]
+    by_stage: Mapping[str, tuple[int, ...]]
+
+    def readings(self, stage: str, output: str) -> list[Binding]:
+        """See `readings`."""
+        return readings(self.nodes, self.by_stage.get(stage, ()), output)
+
+
+def readings(nodes: Sequence[Node], indices: Iterable[int], output: str) -> list[Binding]:
+    """Everything that an output of a stage stands for: a binding for each node and checkpoint.
+
+    `indices` are the stage's nodes. The output is an output's name or, for scores, a metric.
+    """
+    return [binding for index in indices for binding in _readings(index, nodes[index], output)]
+
+
+def find_output(ports: Mapping[str, Port], output: str) -> tuple[Port, str] | None:
+    """The port and metric that an output's name means, or None."""
+    if output in ports:
+        return ports[output], ""
+    main = ports.get("")
+    if main is not None and output in main.metrics:
+        return main, output
+    return None
+
+
+def _readings(index: int, node: Node, output: str) -> Iterator[Binding]:
+    found = find_output(node.outputs, output)
+    if found is None:
+        return
+    port, metric = found
+    name = f"{node.stage}.{output}" if output else node.stage
+    if not port.epochs:
+        yield Binding(name, port, index, port.path.format(epoch=_last(node)), metric, node.axes)
+        return
+    for epoch in port.epochs:
+        axes = {**node.axes, f"{node.stage}/epoch": epoch}
+        yield Binding(name, port, index, port.path.format(epoch=epoch), metric, axes)
+
+
+def _last(node: Node) -> int:
+    """The last epoch of a training node, whose checkpoint stands for the run."""
+    return int(getattr(node.config, "epochs", 0))

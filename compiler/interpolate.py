@@ -1,0 +1,99 @@
+"""`${axis}` and `${axis.field}` in values: which axes a value mentions, and what it becomes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from compiler.errors import Diagnostic, Span, near
+from compiler.source import Located, made
+
+_HOLE = re.compile(r"\$\{([^{}]*)\}")
+_NAME = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*\Z")
+
+Label = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class AxisValue:
+    """One value of an axis: its label, and the record behind it where it has one."""
+
+    label: Label
+    place: Span
+    record: Mapping[str, Any] = field(default_factory=dict)
+    has_record: bool = False
+
+
+def _names(text: str) -> list[str]:
+    return [hole.strip() for hole in _HOLE.findall(text)]
+
+
+def mentions(tree: Located) -> list[str]:
+    """Names of the axes that a value mentions, in order of appearance."""
+    found: dict[str, None] = {}
+    for scalar in tree.scalars():
+        if isinstance(scalar.value, str) and "${" in scalar.value:
+            for name in _names(scalar.value):
+                found[name.partition(".")[0]] = None
+    return list(found)
+
+
+def check(tree: Located, axes: Mapping[str, Iterable[AxisValue]]) -> list[Diagnostic]:
+    """What is wrong with the `${...}` of a value, whatever the axes' values."""
+    problems: list[Diagnostic] = []
+    for scalar in tree.scalars():
+        if not isinstance(scalar.value, str) or "${" not in scalar.value:
+            continue
+        if "${" in _HOLE.sub("", scalar.value):
+            problems.append(Diagnostic("AC203", f"`{scalar.value}` opens `${{` without closing it", scalar.span))
+        for name in _names(scalar.value):
+            axis, _, attribute = name.partition(".")
+            if not _NAME.match(name):
+                hint = "write `${axis}` or `${axis.field}`"
+                problems.append(Diagnostic("AC203", f"`${{{name}}}` is not a name", scalar.span, hint))
+            elif axis not in axes:
+                problems.append(Diagnostic("AC201", f"there is no axis `{axis}`", scalar.span, near(axis, axes)))
+            elif attribute:
+                problems += _check_field(axis, attribute, axes[axis], scalar.span)
+    return problems
+
+
+def _check_field(axis: str, attribute: str, values: Iterable[AxisValue], span: Span) -> list[Diagnostic]:
+    problems: list[Diagnostic] = []
+    for value in values:
+        if _dig(value.record, attribute) is None:
+            what = f"the value `{value.label}` of axis `{axis}`"
+            message = f"{what} has no field `{attribute}`" if value.has_record else f"{what} is no record"
+            hint = near(attribute, value.record) if value.has_record else f"give it fields: `{value.label}: {{...}}`"
+            problems.append(Diagnostic("AC202", message, span, hint, (("the value is at", value.place),)))
+    return problems
+
+
+def _dig(record: Any, attribute: str) -> Any:
+    for part in attribute.split("."):
+        record = record.get(part) if isinstance(record, Mapping) else None
+    return record
+
+
+def _value(name: str, chosen: Mapping[str, AxisValue]) -> tuple[Any, Span]:
+    axis, _, attribute = name.partition(".")
+    value = chosen[axis]
+    return (_dig(value.record, attribute) if attribute else value.label), value.place
+
+
+def substitute(tree: Located, chosen: Mapping[str, AxisValue]) -> Located:
+    """The value with every `${...}` filled in; one that stands alone keeps its type."""
+    if isinstance(tree.value, dict):
+        return replace(tree, value={k: substitute(v, chosen) for k, v in tree.value.items()})
+    if isinstance(tree.value, tuple):
+        return replace(tree, value=tuple(substitute(v, chosen) for v in tree.value))
+    if not isinstance(tree.value, str) or "${" not in tree.value:
+        return tree
+    whole = _HOLE.fullmatch(tree.value)
+    if whole:
+        value, place = _value(whole.group(1).strip(), chosen)
+        return replace(made(value, tree), origin=place)
+    origin = _value(_names(tree.value)[0], chosen)[1]
+    return replace(tree, value=_HOLE.sub(lambda m: str(_value(m[1].strip(), chosen)[0]), tree.value), origin=origin)

@@ -1,0 +1,137 @@
+"""All passes in a row: a spec's path and overrides -> the identified graph, or every error."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from compiler.errors import Diagnostic, SpecError
+from compiler.expand import expand
+from compiler.graph import Graph
+from compiler.identify import Identity, identify
+from compiler.link import link
+from compiler.source import load
+from compiler.spec import Declaration, Spec, read_spec
+from compiler.tables import Table, resolve_tables
+from runtime.fingerprint import fingerprint
+
+PACKAGE = "package:"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A compiled spec: nodes with keys, tables, and where it all was written."""
+
+    spec: Spec
+    graph: Graph
+    identities: tuple[Identity, ...]
+    tables: tuple[Table, ...]
+    texts: Mapping[str, str]
+    warnings: tuple[Diagnostic, ...] = ()
+
+    @property
+    def keys(self) -> list[str]:
+        return [i.key for i in self.identities]
+
+
+def _read_text(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8")
+
+
+def _with_paths(value: Any, base: Path) -> Any:
+    """A declaration with every `path` made absolute: relative ones stand beside the file that names them."""
+    if not isinstance(value, BaseModel):
+        return value
+    changed: dict[str, Any] = {}
+    for name in type(value).model_fields:
+        field = getattr(value, name)
+        if name == "path" and isinstance(field, str) and not field.startswith(PACKAGE):
+            changed[name] = str((base / Path(field).expanduser()).resolve())
+        elif isinstance(field, BaseModel):
+            changed[name] = _with_paths(field, base)
+    return value.model_copy(update=changed)
+
+
+def _place_of_path(declaration: Declaration) -> Any:
+    for name in ("path", "model"):
+        found = declaration.body.items.get(name)
+        if found is not None:
+            return found.items.get("path", found)
+    return declaration.body
+
+
+def _resolve(declaration: Declaration) -> Declaration:
+    file = _place_of_path(declaration).span.file
+    base = Path.cwd() if file.startswith("--set ") else Path(file).resolve().parent
+    return replace(declaration, value=_with_paths(declaration.value, base))
+
+
+def _files(value: Any) -> list[Path | str]:
+    """Files whose content a declaration stands for; a missing package is given as its name."""
+    if not isinstance(value, BaseModel):
+        return []
+    found: list[Path | str] = []
+    path = getattr(value, "path", None)
+    if isinstance(path, str):
+        folder: Path | str = Path(path)
+        if path.startswith(PACKAGE):
+            package = importlib.util.find_spec(path.removeprefix(PACKAGE))
+            folder = Path(str(package.origin)).parent if package and package.origin else path
+        gguf = getattr(value, "gguf", None)
+        found.append(folder / gguf if gguf and isinstance(folder, Path) else folder)
+    for name in type(value).model_fields:
+        found += _files(getattr(value, name))
+    return found
+
+
+def _content(declaration: Declaration, cache: Path | None) -> tuple[str, list[Diagnostic]]:
+    digests: list[str] = []
+    problems: list[Diagnostic] = []
+    for file in _files(declaration.value):
+        if isinstance(file, str):
+            name = file.removeprefix(PACKAGE)
+            problems.append(
+                Diagnostic("AC501", f"the Python package `{name}` is not installed", _place_of_path(declaration).span,
+                           f"pip install --no-deps {name.replace('_', '-')}")
+            )
+        elif not file.exists():
+            problems.append(
+                Diagnostic("AC501", f"{file} is not there", _place_of_path(declaration).span,
+                           f"give another with `--set {declaration.section}.{declaration.name}.path=FILE`")
+            )
+        else:
+            digests.append(fingerprint(file, cache))
+    return " ".join(digests), problems
+
+
+def compile_spec(path: str, overrides: Sequence[str] = (), cache: Path | None = None) -> Program:
+    """Compile a spec. `cache` is a file that remembers digests of large input files.
+
+    Raises SpecError with all errors of all passes at once.
+    """
+    source, problems = load(path, overrides, _read_text)
+    spec, more = read_spec(source)
+    problems += more
+    declarations = {name: _resolve(d) for name, d in spec.declarations.items()}
+    spec = replace(spec, declarations=declarations)
+    linked, more = link(spec)
+    problems += more
+    graph, more = expand(spec, linked)
+    problems += more
+    tables, more = resolve_tables(spec, graph, whole=not problems)
+    problems += more
+    contents: dict[str, str] = {}
+    used = {b.declaration.name for n in graph.nodes for bs in n.inputs.values() for b in bs if b.declaration}
+    for name, declaration in declarations.items():
+        if name in used:  # a declaration that nothing reads may name a file that is not here
+            contents[name], more = _content(declaration, cache)
+            problems += more
+    errors = [p for p in problems if p.severity == "error"]
+    if errors:
+        raise SpecError(problems, source.texts)
+    return Program(spec, graph, identify(graph, contents), tables, source.texts, tuple(problems))

@@ -1,0 +1,223 @@
+"""Spec text -> one located tree: YAML with places, includes merged, `--set` applied.
+
+Scalars follow YAML 1.2 (`1e-5` is a number, `no` a string), as editors read them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yamlcore import CCoreLoader  # type: ignore[import-untyped]
+
+from compiler.errors import NOWHERE, Diagnostic, Span, SpecError
+
+Scalar = str | int | float | bool | None
+MAX_NODES = 1_000_000
+# Sections whose entries included files may share, and which merge entry by entry.
+SECTIONS = ("axes", "models", "llms", "sources", "stages", "tables")
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A YAML value with its place. `key` is the place of its key, `origin` where an axis gave the value."""
+
+    value: Scalar | tuple[Located, ...] | dict[str, Located]
+    span: Span
+    key: Span | None = None
+    origin: Span | None = None
+
+    @property
+    def items(self) -> dict[str, Located]:
+        """Entries of a mapping; none for anything else."""
+        return self.value if isinstance(self.value, dict) else {}
+
+    @property
+    def elements(self) -> tuple[Located, ...]:
+        return self.value if isinstance(self.value, tuple) else ()
+
+    @property
+    def place(self) -> Span:
+        return self.key or self.span
+
+    def plain(self) -> Any:
+        """The value without places."""
+        if isinstance(self.value, dict):
+            return {k: v.plain() for k, v in self.value.items()}
+        if isinstance(self.value, tuple):
+            return [v.plain() for v in self.value]
+        return self.value
+
+    def scalars(self) -> Iterator[Located]:
+        """Every scalar below, in order."""
+        if isinstance(self.value, dict):
+            for child in self.value.values():
+                yield from child.scalars()
+        elif isinstance(self.value, tuple):
+            for child in self.value:
+                yield from child.scalars()
+        else:
+            yield self
+
+    def find(self, path: Sequence[str | int]) -> tuple[Located, int]:
+        """The deepest value along a path, and how many steps of it were there."""
+        here = self
+        for depth, step in enumerate(path):
+            if isinstance(here.value, dict) and step in here.value:
+                here = here.value[str(step)]
+            elif isinstance(here.value, tuple) and isinstance(step, int) and step < len(here.value):
+                here = here.value[step]
+            else:
+                return here, depth
+        return here, len(path)
+
+
+def made(value: Any, like: Located) -> Located:
+    """Plain data as a located tree, all of it at the place of `like`."""
+    if isinstance(value, Located):
+        return value
+    if isinstance(value, Mapping):
+        return replace(like, value={str(k): made(v, like) for k, v in value.items()})
+    if isinstance(value, (list, tuple)):
+        return replace(like, value=tuple(made(v, like) for v in value))
+    return replace(like, value=value)
+
+
+@dataclass
+class _Reader:
+    """Turns one YAML text into a located tree, and collects what is wrong with it."""
+
+    file: str
+    text: str
+    problems: list[Diagnostic] = field(default_factory=list)
+    count: int = 0
+    open: set[int] = field(default_factory=set)
+
+    def read(self) -> Located | None:
+        try:
+            loader = CCoreLoader(self.text)
+            node = loader.get_single_node()
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            span = Span(self.file, mark.line + 1, mark.column + 1, mark.column + 2) if mark else self._start()
+            words = " ".join(w for w in (error.context, error.problem) if w)
+            self.problems.append(Diagnostic("AC002", words or "not YAML", span))
+            return None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            self.problems.append(Diagnostic("AC002", str(error).splitlines()[0], self._start()))
+            return None
+        if node is None:
+            return Located({}, self._start())
+        return self._convert(node, loader, None, 0)
+
+    def _start(self) -> Span:
+        return Span(self.file, 1, 1, 2)
+
+    def _span(self, node: Any) -> Span:
+        start, end = node.start_mark, node.end_mark
+        stop = end.column + 1 if end.line == start.line else start.column + 2
+        return Span(self.file, start.line + 1, start.column + 1, max(stop, start.column + 2))
+
+    def _convert(self, node: Any, loader: Any, key: Span | None, depth: int) -> Located:
+        span = self._span(node)
+        self.count += 1
+        if self.count > MAX_NODES or depth > 60 or id(node) in self.open:
+            if not any(p.code == "AC007" for p in self.problems):
+                self.problems.append(Diagnostic("AC007", "the text unfolds to too much (aliases of aliases?)", span))
+            return Located(None, span, key)
+        if isinstance(node, yaml.ScalarNode):
+            return Located(self._scalar(node, loader, span), span, key)
+        self.open.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            value: Any = tuple(self._convert(child, loader, None, depth + 1) for child in node.value)
+        else:
+            value = self._mapping(node, loader, depth)
+        self.open.discard(id(node))
+        return Located(value, span, key)
+
+    def _scalar(self, node: Any, loader: Any, span: Span) -> Scalar:
+        try:
+            value = loader.construct_object(node)
+        except (yaml.YAMLError, ValueError) as error:
+            text = str(error).splitlines()[0]
+            self.problems.append(Diagnostic("AC007", f"a value that a spec may not hold: {text}", span))
+            return None
+        return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+
+    def _mapping(self, node: Any, loader: Any, depth: int) -> dict[str, Located]:
+        entries: dict[str, Located] = {}
+        for key_node, value_node in node.value:
+            span = self._span(key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                self.problems.append(Diagnostic("AC007", "a key must be a plain word", span))
+                continue
+            name = str(key_node.value)
+            if name in entries:
+                note = (("first stands at", entries[name].place),)
+                self.problems.append(Diagnostic("AC003", f"the key `{name}` stands twice", span, notes=note))
+                continue
+            entries[name] = self._convert(value_node, loader, span, depth + 1)
+        return entries
+
+
+def parse(text: str, file: str) -> tuple[Located | None, list[Diagnostic]]:
+    """One YAML text as a located tree, with every problem found in it."""
+    reader = _Reader(file, text)
+    return reader.read(), reader.problems
+
+
+def merge(under: Located, over: Located, path: tuple[str, ...] = ()) -> Located:
+    """`over` on top of `under`: mappings merge deeply, anything else is replaced.
+
+    A list of names over an axis of records chooses from the records, in the list's order.
+    """
+    if len(path) == 2 and path[0] == "axes" and isinstance(under.value, dict) and isinstance(over.value, tuple):
+        names = [str(element.value) for element in over.value]
+        empty = {name: made({}, element) for name, element in zip(names, over.value, strict=True)}
+        return replace(over, value={name: under.value.get(name, empty[name]) for name in names})
+    if not (isinstance(under.value, dict) and isinstance(over.value, dict)):
+        return over
+    entries = dict(under.value)
+    for name, value in over.value.items():
+        entries[name] = merge(entries[name], value, (*path, name)) if name in entries else value
+    return replace(over, value=entries)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A whole spec as read: the merged tree, and the texts it came from (for excerpts)."""
+
+    path: str
+    tree: Located
+    texts: dict[str, str]
+
+
+@dataclass
+class _Loader:
+    """Follows includes; every problem is kept, so that all are told at once."""
+
+    read_text: Callable[[str], str]
+    problems: list[Diagnostic] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
+
+    def load(path: str, overrides: Sequence[str], read_text: Callable[[str], str]) -> tuple[Source, list[Diagnostic]]:
+    """Read a spec with its includes and overrides, and report all that is wrong with the text.
+
+    What could be read is returned all the same, so that later passes find their errors too. Raises
+    SpecError only where nothing could be read.
+    """
+    loader = _Loader(read_text)
+    tree = loader.load(path, (), None)
+    texts = {**loader.texts, **{f"--set {o.partition('=')[0]}": o for o in overrides}}
+    for override in overrides:
+        applied = _override(tree or Located({}, NOWHERE), override)
+        if isinstance(applied, Diagnostic):
+            loader.problems.append(applied)
+        elif tree is not None:
+            tree = applied
+    if tree is None:
+        raise SpecError(loader.problems, texts)
+    return Source(path, tree, texts), loader.problems

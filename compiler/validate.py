@@ -1,0 +1,80 @@
+"""Checks located values against pydantic models, and points each finding at its place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from compiler.errors import Diagnostic, Span, near
+from compiler.source import Located
+
+
+@cache
+def _adapter(type_: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(type_)
+
+
+def _in_spec(loc: Sequence[str | int], tree: Located) -> tuple[str | int, ...]:
+    """A pydantic location without the parts that pydantic adds (union tags, `[key]`)."""
+    path: list[str | int] = []
+    here = tree
+    for index, step in enumerate(loc):
+        deeper, depth = here.find([step])
+        if depth == 1:
+            path.append(step)
+            here = deeper
+        elif index == len(loc) - 1 and isinstance(step, str):
+            path.append(step)  # a missing or unknown last key still is a key
+    return tuple(path)
+
+
+def _notes(place: Located) -> tuple[tuple[str, Span], ...]:
+    return (("expanded from", place.origin),) if place.origin else ()
+
+
+def _fields(type_: Any) -> list[str]:
+    if isinstance(type_, type) and issubclass(type_, BaseModel):
+        return [info.alias or name for name, info in type_.model_fields.items()]
+    return []
+
+
+def _finding(error: Any, tree: Located, what: str, fields: Sequence[str]) -> Diagnostic:
+    kind, loc = error["type"], error["loc"]
+    path = _in_spec(loc, tree)
+    last = str(path[-1]) if path else ""
+    here, depth = tree.find(path)
+    name = ".".join(str(p) for p in path)
+    if kind == "extra_forbidden":
+        return Diagnostic("AC101", f"{what} has no key `{last}`", here.place, near(last, fields))
+    if kind in ("missing", "union_tag_not_found"):
+        wanted = str(error.get("ctx", {}).get("discriminator", last)).strip("'")
+        parent, _ = tree.find(path[:-1] if depth < len(path) else path)
+        return Diagnostic("AC102", f"{what} needs `{wanted}`", parent.place, notes=_notes(parent))
+    if kind == "union_tag_invalid":
+        context = error["ctx"]
+        tag = str(context["discriminator"]).strip("'")
+        here = here.items.get(tag, here)
+        known = [t.strip(" '") for t in str(context["expected_tags"]).split(",")]
+        return Diagnostic("AC103", f"unknown {tag} `{context['tag']}`", here.span, near(str(context["tag"]), known))
+    message = error["msg"].removeprefix("Value error, ")
+    subject = f"`{name}` of {what}: " if name else f"{what}: "
+    hint = ""
+    if kind == "literal_error" and isinstance(here.value, str):
+        known = [w.strip("'\" ") for w in error["ctx"]["expected"].replace(" or ", ",").split(",")]
+        hint = near(here.value, known)
+    shown = f", not {here.plain()!r}" if depth == len(path) and path and not here.items else ""
+    return Diagnostic("AC103", f"{subject}{message[0].lower()}{message[1:]}{shown}", here.span, hint, _notes(here))
+
+
+def validate(type_: Any, tree: Located, what: str) -> tuple[Any, list[Diagnostic]]:
+    """`tree` as a value of `type_`, or None with every finding."""
+    if isinstance(type_, type) and issubclass(type_, BaseModel) and not isinstance(tree.value, dict):
+        return None, [Diagnostic("AC104", f"{what} is a mapping, not {tree.plain()!r}", tree.span, notes=_notes(tree))]
+    try:
+        return _adapter(type_).validate_python(tree.plain()), []
+    except ValidationError as error:
+        fields = _fields(type_)
+        return None, [_finding(e, tree, what, fields) for e in error.errors(include_url=False, include_input=False)]
