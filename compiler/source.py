@@ -203,7 +203,96 @@ class _Loader:
     problems: list[Diagnostic] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
 
-    def load(path: str, overrides: Sequence[str], read_text: Callable[[str], str]) -> tuple[Source, list[Diagnostic]]:
+    def load(self, path: str, chain: tuple[str, ...], asked: Span | None) -> Located | None:
+        where = asked or Span(path, 1, 1, 2)
+        if path in chain:
+            self.problems.append(Diagnostic("AC004", f"{path} includes itself: {' -> '.join((*chain, path))}", where))
+            return None
+        try:
+            text = self.read_text(path)
+        except UnicodeDecodeError:
+            self.problems.append(Diagnostic("AC001", f"{path} is not UTF-8 text", where))
+            return None
+        except OSError as error:
+            self.problems.append(Diagnostic("AC001", f"cannot read {path}: {error.strerror or error}", where))
+            return None
+        self.texts[path] = text
+        tree, problems = parse(text, path)
+        self.problems += problems
+        if tree is None:
+            return None
+        if not isinstance(tree.value, dict):
+            self.problems.append(Diagnostic("AC104", "a spec is a mapping of sections", tree.span))
+            return None
+        return self._with_includes(tree, path, (*chain, path))
+
+    def _with_includes(self, tree: Located, path: str, chain: tuple[str, ...]) -> Located:
+        named = tree.items.get("include")
+        own = replace(tree, value={k: v for k, v in tree.items.items() if k != "include"})
+        if named is None:
+            return own
+        base: Located | None = None
+        for entry in named.elements or (named,):
+            if not isinstance(entry.value, str):
+                self.problems.append(Diagnostic("AC104", "`include` is a list of files", entry.span))
+                continue
+            child = self.load(str(Path(path).parent / entry.value), chain, entry.span)
+            if child is None:
+                continue
+            child = replace(child, value={k: v for k, v in child.items.items() if k != "experiment"})
+            if base is not None:
+                self._refuse_conflicts(base, child)
+            base = child if base is None else merge(base, child)
+        return own if base is None else merge(base, own)
+
+    def _refuse_conflicts(self, first: Located, second: Located) -> None:
+        """Two included files may both define a name only if they say the same of it."""
+        for section in SECTIONS:
+            ours, theirs = first.items.get(section), second.items.get(section)
+            if ours is None or theirs is None:
+                continue
+            for name in ours.items.keys() & theirs.items.keys():
+                a, b = ours.items[name], theirs.items[name]
+                if a.plain() != b.plain():
+                    self.problems.append(
+                        Diagnostic(
+                            "AC005", f"two included files define `{section}.{name}` differently", b.place,
+                            "rename one, or define it in the including spec, which overrides both",
+                            (("the other is at", a.place),),
+                        )
+                    )
+
+
+def _override(tree: Located, text: str) -> Located | Diagnostic:
+    """One `a.b=c` applied; the value is read as YAML."""
+    name, equals, value_text = text.partition("=")
+    file = f"--set {name}"
+    span = Span(file, 1, 1, len(text) + 1)
+    if not equals or not all(name.split(".")):
+        return Diagnostic("AC006", f"`{text}` is not of the form `a.b=value`", span)
+    value, problems = parse(value_text or "null", file)
+    if problems or value is None:
+        return Diagnostic("AC006", f"the value of `{text}` is not YAML", span)
+    parts = name.split(".")
+    here, depth = tree.find(parts[:-1])
+    if depth == len(parts) - 1 and isinstance(here.value, tuple):
+        return Diagnostic("AC006", f"`{name}` would reach into a list", span, "replace the whole list")
+    entry = _placed(value, span)
+    for part in reversed(parts):
+        entry = Located({part: entry}, span, span)
+    return merge(tree, replace(entry, key=None))
+
+
+def _placed(tree: Located, span: Span) -> Located:
+    """A value whose every part stands at one place: an override is one word of the command line."""
+    if isinstance(tree.value, dict):
+        return Located({k: _placed(v, span) for k, v in tree.value.items()}, span, span)
+    if isinstance(tree.value, tuple):
+        return Located(tuple(_placed(v, span) for v in tree.value), span, span)
+    return Located(tree.value, span, span)
+
+
+def load(path: str, overrides: Sequence[str], read_text: Callable[[str], str]) -> tuple[Source, list[Diagnostic]]:
     """Read a spec with its includes and overrides, and report all that is wrong with the text.
 
     What could be read is returned all the same, so that later passes find their errors too. Raises
