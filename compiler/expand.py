@@ -50,11 +50,11 @@ class _Expander:
     _declared_ports: dict[str, Port] = field(default_factory=dict[str, Port])
     _order: dict[AxisId, int] = field(default_factory=dict[AxisId, int])
 
-    def stage(self, stage: Stage) -> bool:
-        """Add a stage's nodes; false where it has problems."""
+    def stage(self, stage: Stage, *, inputs_known: bool) -> bool:
+        """Check a stage's configs and, where its inputs are known, add its nodes; false if neither came off."""
         before = len(self.problems)
         variants = list(self._variants(stage))
-        if len(self.problems) > before:
+        if len(self.problems) > before or not inputs_known:
             return False
         made: list[Node] = []
         for variant in variants:
@@ -356,8 +356,7 @@ def expand(spec: Spec, linked: Linked) -> tuple[Graph, list[Diagnostic]]:
     for name in linked.order:
         if name not in spec.stages:
             continue  # a declaration
-        if name in broken or linked.needs[name] & broken:
-            broken.add(name)
-        elif not expander.stage(spec.stages[name]):
+        known = not (name in broken or linked.needs[name] & broken)
+        if name in linked.unfilled or not expander.stage(spec.stages[name], inputs_known=known):
             broken.add(name)
     return Graph(tuple(expander.nodes), expander.by_stage), expander.problems

@@ -17,11 +17,16 @@ from runtime.stage import StageKind
 
 @dataclass(frozen=True, slots=True)
 class Linked:
-    """Stages in an order in which each comes after those it reads; `broken` ones have problems."""
+    """Stages in an order in which each comes after those it reads.
+
+    `broken` stages and declarations have problems; the values of `unfilled` stages cannot even be
+    filled in.
+    """
 
     order: tuple[str, ...]
     needs: Mapping[str, frozenset[str]]
     broken: frozenset[str]
+    unfilled: frozenset[str]
 
 
 def input_keys(kind: StageKind) -> dict[str, str]:
@@ -49,16 +54,19 @@ def _names(spec: Spec, target: Located) -> Iterator[Located]:
         yield interpolate.substitute(target, dict(zip(axes, combination, strict=True)))
 
 
+def _holes(spec: Spec, stage: Stage) -> list[Diagnostic]:
+    """What is wrong with a stage's `${...}`."""
+    return [p for tree in (stage.body, *stage.sweep.values()) for p in interpolate.check(tree, spec.axes)]
+
+
 def _link_stage(spec: Spec, stage: Stage) -> tuple[set[str], list[Diagnostic]]:
     """Names of the stages and declarations that a stage reads."""
     needs: set[str] = set()
-    problems = interpolate.check(stage.body, spec.axes)
-    for values in stage.sweep.values():
-        problems += interpolate.check(values, spec.axes)
-    if problems:
-        return needs, problems
+    problems = _holes(spec, stage)
     for key in input_keys(stage.kind):
         for target in (_target(v) for v in _written(stage, key)):
+            if interpolate.check(target, spec.axes):
+                continue
             for named in _names(spec, target):
                 if not isinstance(named.value, str):
                     continue  # told when the config is validated
@@ -87,10 +95,12 @@ def link(spec: Spec) -> tuple[Linked, list[Diagnostic]]:
         problems += wrong
         if wrong:
             broken.add(name)
+    unfilled = frozenset(name for name, stage in spec.stages.items() if _holes(spec, stage))
     left = dict(needs)
+    circles: list[str] = []
     while True:
         try:
-            order = tuple(graphlib.TopologicalSorter(left).static_order())
+            order = (*circles, *graphlib.TopologicalSorter(left).static_order())
             break
         except graphlib.CycleError as error:
             circle = list(reversed(error.args[1]))
@@ -98,5 +108,6 @@ def link(spec: Spec) -> tuple[Linked, list[Diagnostic]]:
             place = spec.stages[circle[0]].body.place
             problems.append(Diagnostic("AC304", f"stages read each other in a circle: {names}", place))
             broken.update(circle)
+            circles += circle[1:]
             left = {name: wanted - set(circle) for name, wanted in left.items() if name not in circle}
-    return Linked(order, needs, frozenset(broken)), problems
+    return Linked(order, needs, frozenset(broken), unfilled), problems

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -35,20 +35,32 @@ def _notes(place: Located) -> tuple[tuple[str, Span], ...]:
     return (("expanded from", place.origin),) if place.origin else ()
 
 
-def _fields(type_: Any) -> list[str]:
+def _models(type_: Any) -> list[type[BaseModel]]:
+    """The pydantic models that a type may hold directly, through unions, Annotated and containers."""
     if isinstance(type_, type) and issubclass(type_, BaseModel):
-        return [info.alias or name for name, info in type_.model_fields.items()]
-    return []
+        return [type_]
+    return [model for argument in get_args(type_) for model in _models(argument)]
 
 
-def _finding(error: Any, tree: Located, what: str, fields: Sequence[str]) -> Diagnostic:
+def _fields(type_: Any, path: Sequence[str | int]) -> list[str]:
+    """Keys that are allowed at a path below a type."""
+    models = _models(type_)
+    for step in path:
+        models = [
+            model for owner in models for name, info in owner.model_fields.items()
+            if (info.alias or name) == step for model in _models(info.annotation)
+        ]
+    return list(dict.fromkeys(info.alias or name for m in models for name, info in m.model_fields.items()))
+
+
+def _finding(error: Any, tree: Located, what: str, type_: Any) -> Diagnostic:
     kind, loc = error["type"], error["loc"]
     path = _in_spec(loc, tree)
     last = str(path[-1]) if path else ""
     here, depth = tree.find(path)
     name = ".".join(str(p) for p in path)
     if kind == "extra_forbidden":
-        return Diagnostic("AC101", f"{what} has no key `{last}`", here.place, near(last, fields))
+        return Diagnostic("AC101", f"{what} has no key `{name}`", here.place, near(last, _fields(type_, path[:-1])))
     if kind in ("missing", "union_tag_not_found"):
         wanted = str(error.get("ctx", {}).get("discriminator", last)).strip("'")
         parent, _ = tree.find(path[:-1] if depth < len(path) else path)
@@ -76,5 +88,4 @@ def validate(type_: Any, tree: Located, what: str) -> tuple[Any, list[Diagnostic
     try:
         return _adapter(type_).validate_python(tree.plain()), []
     except ValidationError as error:
-        fields = _fields(type_)
-        return None, [_finding(e, tree, what, fields) for e in error.errors(include_url=False, include_input=False)]
+        return None, [_finding(e, tree, what, type_) for e in error.errors(include_url=False, include_input=False)]

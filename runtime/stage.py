@@ -61,6 +61,7 @@ class StageKind:
     outputs: (config, input ports) -> output name -> port; the empty name is the only or main one.
     run: does the work; reads `job.inputs`, writes below `job.out`.
     check: problems that need the inputs' types (same arguments as `outputs`).
+    preload: slow modules that `run` imports; a runner may import them once, before it forks jobs.
     expand: rewrites a shorthand into several stages, name -> body; bodies are mappings as written.
     """
 
@@ -72,9 +73,11 @@ class StageKind:
     check: Callable[[Any, Mapping[str, Port]], Iterable[Problem]] = no_problems
     expand: Callable[[str, dict[str, Any]], dict[str, dict[str, Any]]] = keep
     resources: Resources = Resources()
+    preload: tuple[str, ...] = ()
 
 
 ENTRY_POINTS = "alignc.stages"
+TORCH = ("torch", "transformers", "accelerate")
 
 
 @cache

@@ -8,7 +8,7 @@ from typing import Literal
 from runtime.artifacts import Port
 from runtime.fields import Reference, result, takes
 from runtime.job import Job
-from runtime.stage import Problem, Resources, StageKind
+from runtime.stage import TORCH, Problem, Resources, StageKind
 from runtime.stages.sft import trained
 from runtime.training_config import TrainingConfig
 
@@ -42,5 +42,5 @@ def run(job: Job) -> None:
 
 STAGE = StageKind(
     name="dpo", version=1, config=Dpo, outputs=outputs, run=run, check=check,
-    resources=Resources(memory_gb=8, minutes=720),
+    resources=Resources(memory_gb=8, minutes=720), preload=TORCH,
 )

@@ -8,7 +8,7 @@ from dataclasses import replace
 from runtime.artifacts import Port
 from runtime.fields import Frozen, Reference, result, speed, takes
 from runtime.job import Job
-from runtime.stage import Problem, Resources, StageConfig, StageKind
+from runtime.stage import TORCH, Problem, Resources, StageConfig, StageKind
 
 
 class Sampling(Frozen):
@@ -47,5 +47,5 @@ def run(job: Job) -> None:
 
 STAGE = StageKind(
     name="sample", version=1, config=Sample, outputs=outputs, run=run, check=check,
-    resources=Resources(memory_gb=8, minutes=240),
+    resources=Resources(memory_gb=8, minutes=240), preload=TORCH,
 )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from runtime.artifacts import Port
 from runtime.fields import Reference, result, takes
 from runtime.job import Job
-from runtime.stage import Problem, Resources, StageKind
+from runtime.stage import TORCH, Problem, Resources, StageKind
 from runtime.training_config import Reduction, TrainingConfig
 
 
@@ -55,5 +55,5 @@ def run(job: Job) -> None:
 
 STAGE = StageKind(
     name="sft", version=1, config=Sft, outputs=outputs, run=run, check=check,
-    resources=Resources(memory_gb=8, minutes=720),
+    resources=Resources(memory_gb=8, minutes=720), preload=TORCH,
 )

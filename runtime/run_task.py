@@ -1,0 +1,56 @@
+"""Carry out one task of a submitted job: find its description, send its output to its log, run it.
+
+    python -m runtime.run_task STORE JOB.json     (the array index is Slurm's)
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from runtime.files import read_json
+from runtime.run_job import run_job
+from runtime.store import Store
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _log_to(path: Path, title: str) -> None:
+    """Append everything that this process and its children print to a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)
+    print(f"== {time.strftime('%Y-%m-%d %H:%M:%S')} {title} ({os.uname().nodename}, pid {os.getpid()})", flush=True)
+
+
+def run_description(store_root: str, path: str) -> None:
+    """Run a described job in this process, output to its log; exits with its outcome."""
+    store = Store(Path(store_root))
+    description = read_json(Path(path))
+    _log_to(store.log(description["key"]), description["id"])
+    sys.exit(run_job(store, description))
+
+
+def run_child(store_root: str, path: str, environment: dict[str, str]) -> None:
+    """The same, for a child of a runner: it dies with its parent, so that no work goes on unseen."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    os.environ.update(environment)
+    run_description(store_root, path)
+
+
+def main() -> None:
+    store, job = sys.argv[1:]
+    index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+    run_description(store, read_json(Path(job))["descriptions"][index])
+
+
+if __name__ == "__main__":
+    main()
