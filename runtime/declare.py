@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from runtime.fields import Frozen, nothing, result, speed
+from runtime.world import chosen
 
 # ---------------------------------------------------------------- models
 
@@ -87,6 +88,14 @@ class DatasetsSource(Frozen):
     answer: str | None = result(None, doc="column of the true answer")
 
 
+def _families(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    chosen(names)
+    return names
+
+
+Families = Annotated[tuple[str, ...] | None, AfterValidator(_families)]
+
+
 class WorldSource(Frozen):
     """The built-in small world: verifiable tasks over short strings and numbers (see docs/world.md)."""
 
@@ -94,7 +103,7 @@ class WorldSource(Frozen):
     what: Literal["tasks", "documents"] = result(
         "tasks", doc="`tasks`: prompts with true answers; `documents`: plain text that states such facts"
     )
-    families: tuple[str, ...] | None = result(None, doc="task families; none: all of them")
+    families: Families = result(None, doc="task families; none: all of them")
     size: int = result(6000, doc="number of rows", ge=1)
     seed: int = result(0, doc="seed of the rows")
 
@@ -157,8 +166,9 @@ class SimulatedLLM(Frozen):
     """
 
     provider: Literal["simulated"] = result(doc="provider")
-    knows: tuple[str, ...] | None = result(None, doc="families answered rightly; none: all of them")
+    knows: Families = result(None, doc="families answered rightly; none: all of them")
     habit: Literal["truncate", "copy", "shift"] = result("truncate", doc="systematic error on the other families")
+    habit_rate: float = result(1.0, doc="share of their prompts on which the habit shows", ge=0, le=1)
     error_rate: float = result(0.0, doc="share of otherwise right answers or verdicts that are wrong", ge=0, le=1)
     position_bias: float = result(0.0, doc="share of verdicts that pick the first answer shown, unread", ge=0, le=1)
     length_bias: float = result(0.0, doc="share of verdicts that pick the longer answer, unread", ge=0, le=1)
