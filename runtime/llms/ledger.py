@@ -31,6 +31,15 @@ class Totals:
     output_tokens: int
     cost_usd: float | None
 
+    def figures(self) -> dict[str, Any]:
+        """For a job's report."""
+        return {
+            "requests": self.replies,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "dollars": self.cost_usd,
+        }
+
 
 def encode(request: Request, key: str, outcome: Outcome, attempts: int) -> dict[str, Any]:
     """The line of a settled request."""
@@ -133,6 +142,8 @@ class Ledger:
     def __enter__(self) -> Ledger:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.sync()
         os.close(self._handle)

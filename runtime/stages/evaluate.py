@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from runtime.artifacts import Port
@@ -25,10 +26,12 @@ class Evaluate(StageConfig, Judging):
     """
 
     completions: Reference = takes("Completions", doc="what to score")
-    prompts: Reference | None = takes("Prompts", doc="the prompts, with true answers or reference completions",
-                                      default=None)
-    reference: Reference | None = takes("Completions", doc="what to compare with; none: the completions of `prompts`",
-                                        default=None)
+    prompts: Reference | None = takes(
+        "Prompts", doc="the prompts, with true answers or reference completions", default=None
+    )
+    reference: Reference | None = takes(
+        "Completions", doc="what to compare with; none: the completions of `prompts`", default=None
+    )
     evaluator: Reference | None = takes("LLM", doc="judge of the win rate; none: accuracy only", default=None)
 
 
@@ -39,7 +42,7 @@ def _versus(inputs: Mapping[str, Port]) -> Port | None:
 
 
 def outputs(config: Evaluate, inputs: Mapping[str, Port]) -> dict[str, Port]:
-    metrics = ALWAYS
+    metrics: tuple[str, ...] = ALWAYS
     if "evaluator" in inputs and _versus(inputs):
         metrics = WIN_RATE + metrics
     if inputs["completions"].answers:
@@ -53,8 +56,10 @@ def check(config: Evaluate, inputs: Mapping[str, Port]) -> Iterable[Problem]:
     done = inputs["completions"]
     if any(p.may_overlap(q) for p in done.pools for q in done.seen):
         yield Problem(
-            "AC333", "prompts" if config.prompts else "completions",
-            "the model was trained on these prompts", "evaluate on a split that no training stage reads",
+            "AC333",
+            "prompts" if config.prompts else "completions",
+            "the model was trained on these prompts",
+            "evaluate on a split that no training stage reads",
         )
 
 
@@ -70,10 +75,85 @@ def expand(name: str, body: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def run(job: Job) -> None:
-    raise NotImplementedError
+    from runtime.files import write_json, write_rows
+    from runtime.job import JobError
+    from runtime.judging import judge_job, pair_up, read_by_id, read_completions
+
+    done = read_completions(job.input("completions").path)
+    if not done:
+        raise JobError("there are no completions to score")
+    prompts = job.optional("prompts")
+    asked = read_by_id(prompts.path, "prompt") if prompts else {}
+    verdicts: list[dict[str, Any]] = []
+    evaluator = job.optional("evaluator")
+    if evaluator:
+        versus = _reference(job)
+        pairs = pair_up(versus, done)
+        if not pairs:
+            raise JobError("no prompt has both a completion and a reference, so there is nothing to compare")
+        verdicts = judge_job(job, evaluator.declared, pairs)
+        job.report(without_partner=len(versus.keys() ^ done.keys()))
+    items = _items(done, asked, {row["id"]: row["preference"] for row in verdicts})
+    write_rows(job.out / "items.jsonl", items)
+    metrics = _metrics(items, [row["preference"] for row in verdicts])
+    write_json(job.out / "metrics.json", metrics)
+    job.report(completions=len(done), metrics=metrics)
+
+
+def _reference(job: Job) -> dict[str, dict[str, Any]]:
+    """The completions to compare with: the input `reference`, else those of `prompts`."""
+    from runtime.job import JobError
+    from runtime.judging import read_completions
+
+    found = job.optional("reference") or job.optional("prompts")
+    if found is None:
+        raise JobError("there is nothing to compare with: name a `reference`")
+    return read_completions(found.path)
+
+
+def _items(
+    done: Mapping[str, Mapping[str, Any]],
+    asked: Mapping[str, Mapping[str, Any]],
+    preferences: Mapping[str, float | None],
+) -> list[dict[str, Any]]:
+    """What is known of each completion; null where it was not compared or has no true answer."""
+    items = []
+    for id_, row in done.items():
+        found = preferences.get(id_)
+        answer = row.get("answer", asked.get(id_, {}).get("answer"))
+        items.append(
+            {
+                "id": id_,
+                "preference": found,
+                "win": None if found is None else found - 1,
+                "correct": None if answer is None else int(row["completion"].strip() == str(answer).strip()),
+                "length": len(row["completion"]),
+            }
+        )
+    return items
+
+
+def _metrics(items: Sequence[Mapping[str, Any]], preferences: Sequence[float | None]) -> dict[str, Any]:
+    """The metrics by name, in percent but for counts and lengths; null where nothing defines one."""
+    from runtime.statistics import mean, standard_error, win_rate
+
+    metrics: dict[str, Any] = {}
+    if preferences:
+        rate = asdict(win_rate(preferences))
+        metrics |= {name: rate[name] for name in WIN_RATE}
+    correct = [100.0 * item["correct"] for item in items if item["correct"] is not None]
+    if correct:
+        metrics |= {"accuracy": mean(correct), "accuracy_se": standard_error(correct)}
+    return {**metrics, "avg_length": int(mean([item["length"] for item in items]))}
 
 
 STAGE = StageKind(
-    name="evaluate", version=1, config=Evaluate, outputs=outputs, run=run, check=check, expand=expand,
+    name="evaluate",
+    version=1,
+    config=Evaluate,
+    outputs=outputs,
+    run=run,
+    check=check,
+    expand=expand,
     resources=Resources(minutes=240),
 )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from runtime.artifacts import Port
 from runtime.fields import Frozen, Reference, result, takes
 from runtime.job import Job
 from runtime.stage import Problem, Resources, StageConfig, StageKind
+
+if TYPE_CHECKING:
+    from runtime.judging import Pair
 
 
 class Judging(Frozen):
@@ -47,9 +50,43 @@ def check(config: Label, inputs: Mapping[str, Port]) -> Iterable[Problem]:
 
 
 def run(job: Job) -> None:
-    raise NotImplementedError
+    from runtime.files import write_rows
+    from runtime.job import JobError
+    from runtime.judging import judge_job, pair_up, read_completions
+
+    a, b = read_completions(job.input("a").path), read_completions(job.input("b").path)
+    pairs = pair_up(a, b)
+    if not pairs:
+        raise JobError("no prompt has a completion in both `a` and `b`, so there is nothing to compare")
+    verdicts = judge_job(job, job.input("critic").declared, pairs)
+    decided = [(p, v["preference"]) for p, v in zip(pairs, verdicts, strict=True) if v["reason"] is None]
+    if not decided:
+        reasons = _words(job.summary)
+        raise JobError(f"the critic preferred neither answer in all of {len(pairs)} pairs: {reasons}")
+    write_rows(job.out / "data.jsonl", (_preference(pair, found) for pair, found in decided))
+    job.report(
+        without_partner=len(a.keys() ^ b.keys()),
+        a_preferred=sum(found == 1.0 for _, found in decided) / len(decided),
+    )
+
+
+def _preference(pair: Pair, found: float) -> dict[str, str]:
+    chosen, rejected = (pair.a, pair.b) if found == 1.0 else (pair.b, pair.a)
+    return {"id": pair.id, "prompt": pair.prompt, "chosen": chosen, "rejected": rejected}
+
+
+def _words(counts: Mapping[str, int]) -> str:
+    """Why no pair was decided."""
+    reasons = ("ties", "contradictions", "identical", "unreadable", "failed")
+    return ", ".join(f"{counts[name]} {name}" for name in reasons if counts[name])
 
 
 STAGE = StageKind(
-    name="label", version=1, config=Label, outputs=outputs, run=run, check=check, resources=Resources(minutes=480)
+    name="label",
+    version=1,
+    config=Label,
+    outputs=outputs,
+    run=run,
+    check=check,
+    resources=Resources(minutes=480),
 )

@@ -1,0 +1,86 @@
+"""Asks over the Anthropic messages protocol."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anthropic import AnthropicError, APIConnectionError, APIStatusError, APITimeoutError, AsyncAnthropic
+
+from runtime.declare import AnthropicLLM
+from runtime.llms.base import Reply, Request, Retryable, Skipped, Usage
+from runtime.llms.http import api_key, meaning, told
+
+FINISH = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length"}
+
+
+class AnthropicMessages:
+    """One client, and so one pool of connections, for all requests of a run."""
+
+    def __init__(self, declaration: AnthropicLLM) -> None:
+        self._declaration = declaration
+        self._key = api_key(declaration.api_key_env, declaration.base_url)
+        self._client = AsyncAnthropic(
+            api_key=self._key,
+            base_url=declaration.base_url,
+            max_retries=0,
+            timeout=declaration.limits.timeout_s,
+        )
+
+    async def ask(self, request: Request) -> Reply:
+        try:
+            return _read(await self._client.messages.create(**self._arguments(request)))
+        except APIStatusError as error:
+            raise self._meaning(error) from error
+        except APITimeoutError as error:
+            raise Retryable("timeout", "the server took too long") from error
+        except APIConnectionError as error:
+            raise Retryable(
+                "connection", told(f"{error} {error.__cause__ or ''}".strip(), self._key)
+            ) from error
+        except (AnthropicError, ValueError, TypeError, AttributeError, KeyError) as error:
+            raise Retryable("bad_reply", told(f"the reply cannot be read: {error}", self._key)) from error
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    def _meaning(self, error: APIStatusError) -> Exception:
+        declared = self._declaration
+        message = told(error.message, self._key)
+        return meaning(
+            error.status_code,
+            error.response.headers,
+            error.body,
+            message,
+            variable=declared.api_key_env,
+            model=declared.model,
+        )
+
+    def _arguments(self, request: Request) -> dict[str, Any]:
+        system = "\n\n".join(m.content for m in request.messages if m.role == "system")
+        made: dict[str, Any] = {
+            "model": self._declaration.model,
+            "messages": [
+                {"role": m.role, "content": m.content} for m in request.messages if m.role != "system"
+            ],
+            "max_tokens": request.max_tokens,
+        }
+        if system:
+            made["system"] = system
+        if (
+            request.temperature != 1.0
+        ):  # 1 is the default; the SDK has no argument for it, some models take no other
+            made["extra_body"] = {"temperature": request.temperature}
+        return made
+
+
+def _read(message: Any) -> Reply:
+    """A message as a reply. Raises whatever a body of another shape makes it raise."""
+    if message.stop_reason == "refusal":
+        raise Skipped("refused", "the model refused")
+    texts = [block.text for block in message.content if block.type == "text"]
+    reason = FINISH.get(message.stop_reason, message.stop_reason or "")
+    if not texts and reason != "length":
+        raise ValueError("it has no text")
+    used = message.usage
+    usage = Usage(used.input_tokens or 0, used.output_tokens or 0) if used else Usage()
+    return Reply("".join(texts), reason, usage, message.model or "")

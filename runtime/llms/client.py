@@ -1,0 +1,306 @@
+"""Asks every request that the ledger has no reply to: concurrency, rates, retries and time-outs.
+
+The one place that retries: providers try once, and their SDKs are told not to retry. A request is
+settled by a reply or by a failure that says why; both go to the ledger at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from types import FrameType
+from typing import Any
+
+from runtime.declare import LLM, Limits
+from runtime.job import JobError
+from runtime.llms.base import (
+    Failure,
+    Fatal,
+    Message,
+    Outcome,
+    Provider,
+    Reply,
+    Request,
+    Retryable,
+    Skipped,
+    Usage,
+)
+from runtime.llms.ledger import Ledger
+from runtime.llms.limiter import Limiter, estimate_tokens
+from runtime.llms.registry import make_provider
+
+Progress = Callable[[int, int, str], None]
+
+BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
+LONGEST_RETRY_AFTER_S = 600.0  # a server that asks for more gets asked again after this
+FEWEST_TO_GIVE_UP = 20  # failures in a row after which the provider, not the request, is at fault
+GRACE_S = 5.0  # for what is in flight when the run has to stop: those answers are paid for
+PER_ITEM = frozenset(
+    {"refused", "content_filter", "not_recorded"}
+)  # failures that say nothing of the provider
+HANDLED = (signal.SIGTERM, signal.SIGINT)
+
+
+def limits_of(declaration: LLM) -> Limits:
+    """The declared limits; a provider in this process takes a batch at a time and is tried once."""
+    declared: Limits | None = getattr(declaration, "limits", None)
+    if declared is not None:
+        return declared
+    return Limits(concurrency=getattr(declaration, "batch_size", 1), timeout_s=86_400, attempts=1)
+
+
+def cost_usd(declaration: LLM, usage: Usage) -> float | None:
+    """What a reply cost; None where a price is not declared."""
+    prices = (
+        getattr(declaration, "usd_per_million_input", None),
+        getattr(declaration, "usd_per_million_output", None),
+    )
+    if prices[0] is None or prices[1] is None:
+        return None
+    return (usage.input_tokens * prices[0] + usage.output_tokens * prices[1]) / 1e6
+
+
+def addressed(declaration: LLM, request: Request) -> Request:
+    """The request as sent: the declared system prompt goes before the template's own."""
+    declared: str | None = getattr(declaration, "system", None)
+    if not declared:
+        return request
+    own = [m.content for m in request.messages if m.role == "system"]
+    others = tuple(m for m in request.messages if m.role != "system")
+    return replace(request, messages=(Message("system", "\n\n".join([declared, *own])), *others))
+
+
+def backoff_s(attempt: int, problem: Retryable) -> float:
+    """Seconds before the next try: doubling, jittered, and never sooner than the server asked."""
+    longest = min(LONGEST_BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1))
+    asked = min(problem.retry_after or 0.0, LONGEST_RETRY_AFTER_S)
+    return asked + random.uniform(longest / 2, longest) if not asked else asked + random.uniform(0, 0.1)
+
+
+class _Stopped(Exception):
+    """The run is ending, so nothing new is tried."""
+
+
+class _Run:
+    """One pass over the requests that have no reply yet."""
+
+    def __init__(
+        self,
+        declaration: LLM,
+        provider: Provider,
+        todo: Sequence[tuple[str, Request]],
+        ledger: Ledger,
+        tell: Progress,
+    ) -> None:
+        self.declaration = declaration
+        self.provider = provider
+        self.todo = iter(todo)
+        self.total = len(todo)
+        self.ledger = ledger
+        self.tell = tell
+        self.limits = limits_of(declaration)
+        self.limiter = Limiter(self.limits.requests_per_minute, self.limits.tokens_per_minute)
+        self.stop = asyncio.Event()
+        self.fatal: Fatal | None = None
+        self.settled = self.failed = self.in_a_row = 0
+        self.spent = 0.0
+
+    async def go(self) -> None:
+        """Ask everything. Raises Fatal; whatever was settled until then is in the ledger."""
+        stopping: asyncio.Future[Any] = asyncio.create_task(self.stop.wait())
+        workers = [
+            asyncio.create_task(self._worker()) for _ in range(min(self.limits.concurrency, self.total))
+        ]
+        try:
+            gathered: asyncio.Future[Any] = asyncio.gather(*workers)
+            await asyncio.wait([gathered, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if not gathered.done():
+                await asyncio.wait([gathered], timeout=GRACE_S)
+            if gathered.done():
+                await gathered
+        finally:
+            for task in (*workers, stopping):
+                task.cancel()
+            await asyncio.gather(*workers, stopping, return_exceptions=True)
+        if self.fatal:
+            raise self.fatal
+
+    async def _worker(self) -> None:
+        for key, request in self.todo:
+            if self.stop.is_set():
+                return
+            try:
+                outcome, attempts = await self._settle(addressed(self.declaration, request))
+            except _Stopped:
+                return
+            except Fatal as error:
+                self.fatal = self.fatal or error
+                self.stop.set()
+                return
+            self._record(key, request, outcome, attempts)
+
+    async def _settle(self, request: Request) -> tuple[Outcome, int]:
+        """Ask until there is a reply, or no hope of one; also says how often it was asked."""
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await self._attempt(request), attempt
+            except Skipped as error:
+                return Failure(error.kind, str(error)), attempt
+            except Retryable as error:
+                if attempt >= self.limits.attempts:
+                    return Failure(error.kind, str(error)), attempt
+                await self._rest(self._delay(attempt, error))
+
+    async def _attempt(self, request: Request) -> Reply:
+        tokens = estimate_tokens(request)
+        wait = self.limiter.reserve(time.monotonic(), tokens) - time.monotonic()
+        if wait > 0:
+            await self._rest(wait)
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self.limits.timeout_s):
+                reply = await self.provider.ask(request)
+        except TimeoutError as error:
+            raise Retryable("timeout", f"no reply within {self.limits.timeout_s:g} s") from error
+        self.limiter.correct(tokens, reply.usage)
+        # A reply with half a surrogate pair could not be written to any file.
+        text = reply.text.encode("utf-8", "replace").decode()
+        latency = time.monotonic() - started
+        return replace(reply, text=text, latency_s=latency, cost_usd=cost_usd(self.declaration, reply.usage))
+
+    def _delay(self, attempt: int, problem: Retryable) -> float:
+        delay = backoff_s(attempt, problem)
+        if problem.retry_after and problem.kind == "rate_limit":
+            self.limiter.hold(time.monotonic() + min(problem.retry_after, LONGEST_RETRY_AFTER_S))
+        return delay
+
+    async def _rest(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.stop.wait()
+        if self.stop.is_set():
+            raise _Stopped
+
+    def _record(self, key: str, request: Request, outcome: Outcome, attempts: int) -> None:
+        self.ledger.append(request, key, outcome, attempts)
+        self.settled += 1
+        if isinstance(outcome, Reply):
+            self.in_a_row = 0
+            self.spent += outcome.cost_usd or 0.0
+        else:
+            self.failed += 1
+            self._suspect(outcome)
+        self.tell(self.settled, self.total, self._words())
+
+    def _suspect(self, failure: Failure) -> None:
+        """Give up where the provider itself seems at fault: the rest would fail too, and be missed."""
+        if failure.kind in PER_ITEM:
+            return
+        self.in_a_row += 1
+        everything = self.settled == self.total and self.failed == self.total
+        if everything or self.in_a_row >= max(FEWEST_TO_GIVE_UP, 2 * self.limits.concurrency):
+            many = "every request" if everything else f"{self.in_a_row} requests in a row"
+            self.fatal = self.fatal or Fatal(
+                f"{many} failed; the last one: {failure.kind}: {failure.message}\n"
+                "Mend the cause and run again: what was answered is kept, the failed ones are asked again."
+            )
+            self.stop.set()
+
+    def _words(self) -> str:
+        money = f", ${self.spent:.2f}" if self.spent else ""
+        return f"{self.failed} failed{money}" if self.failed else money.removeprefix(", ")
+
+
+@contextmanager
+def _signals_stop(stop: asyncio.Event) -> Iterator[list[int]]:
+    """Let TERM and INT end the loop in order, and collect them.
+
+    Python runs a plain handler wherever the loop happens to be; raised inside one of its callbacks,
+    the handler's exception would be logged and lost.
+    """
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    loop = asyncio.get_running_loop()
+    previous = {n: signal.getsignal(n) for n in HANDLED if signal.getsignal(n) is not signal.SIG_IGN}
+
+    def note(number: int) -> None:
+        caught.append(number)
+        stop.set()
+
+    for number in previous:
+        loop.add_signal_handler(number, note, number)
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+async def _ask(
+    declaration: LLM, todo: Sequence[tuple[str, Request]], ledger: Ledger, tell: Progress
+) -> list[int]:
+    """Ask what is to do; returns the signals that ended it early."""
+    provider = make_provider(declaration)
+    try:
+        run = _Run(declaration, provider, todo, ledger, tell)
+        with _signals_stop(run.stop) as caught:
+            await run.go()
+        return caught
+    finally:
+        await provider.close()
+
+
+def _pass_on(number: int) -> None:
+    """Do what the process does on this signal outside of the loop."""
+    handler = signal.getsignal(number)
+    frame: FrameType | None = None
+    if callable(handler):
+        handler(number, frame)
+    else:
+        signal.raise_signal(number)
+
+
+def _quiet(done: int, total: int, text: str) -> None:
+    pass
+
+
+def ask_all(
+    declaration: LLM, requests: Sequence[Request], ledger: Ledger, progress: Progress = _quiet
+) -> dict[str, Outcome]:
+    """The outcome of every request, by its id; equal requests are asked once.
+
+    Only requests without a reply in the ledger are asked. Raises JobError where no further request
+    can succeed; what was answered until then is in the ledger.
+    """
+    keys = {request.id: request.content_key() for request in requests}
+    if len(keys) < len(requests):
+        raise ValueError("two requests have the same id")
+    distinct = {keys[request.id]: request for request in reversed(requests)}
+    todo = [(key, request) for key, request in reversed(distinct.items()) if ledger.reply(key) is None]
+    known = len(distinct) - len(todo)
+    if todo:
+        try:
+            caught = asyncio.run(
+                _ask(
+                    declaration,
+                    todo,
+                    ledger,
+                    lambda done, total, text: progress(known + done, known + total, text),
+                )
+            )
+        except Fatal as error:
+            raise JobError(str(error)) from error
+        for number in caught:
+            _pass_on(number)
+    return {id_: ledger.outcomes[key] for id_, key in keys.items()}

@@ -1,0 +1,94 @@
+"""What an HTTP answer means for a request: try again, leave this one out, or stop. For every SDK alike."""
+
+from __future__ import annotations
+
+import email.utils
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from runtime.llms.base import Fatal, Retryable, Skipped
+
+PLACEHOLDER_KEY = "none"  # servers of one's own take any; SDKs insist on one
+OUT_OF_MONEY = ("insufficient_quota", "billing", "credit balance", "spend limit")
+LONGEST_MESSAGE = 500
+
+
+def api_key(variable: str, base_url: str | None) -> str:
+    """The key from the environment. Raises Fatal where it is unset and the server is not one's own."""
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        if base_url:
+            return PLACEHOLDER_KEY
+        raise Fatal(
+            f"the environment variable {variable} is not set, and the provider needs a key\n"
+            f"Set it where the job runs (export {variable}=...), or name your own server with `base_url`."
+        )
+    if not key.isascii() or not key.isprintable():
+        raise Fatal(f"the key in {variable} holds characters that no key has; set it again")
+    return key
+
+
+def told(message: object, secret: str) -> str:
+    """A server's words, fit to be stored: short, and without the key."""
+    text = str(message)
+    if secret != PLACEHOLDER_KEY:
+        text = text.replace(secret, "[key]")
+    return text[:LONGEST_MESSAGE]
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asked to wait: a number, or the time of day."""
+    value = headers.get("retry-after-ms")
+    try:
+        if value:
+            return max(0.0, float(value) / 1000)
+        value = headers.get("retry-after")
+        return max(0.0, float(value)) if value else None
+    except ValueError:
+        parsed = email.utils.parsedate_tz(value)
+        return max(0.0, email.utils.mktime_tz(parsed) - time.time()) if parsed else None
+
+
+def _field(body: object, name: str) -> str:
+    """A field of an error's body, which SDKs hand over with or without its `error` envelope."""
+    if not isinstance(body, Mapping):
+        return ""
+    inner = body.get("error")
+    found: Any = inner.get(name) if isinstance(inner, Mapping) else body.get(name)
+    return str(found or "")
+
+
+def meaning(
+    status: int, headers: Mapping[str, str], body: object, message: str, *, variable: str, model: str
+) -> Exception:
+    """The error to raise for an HTTP status. `message` must be fit to be stored."""
+    code = f"{_field(body, 'code')} {_field(body, 'type')}".lower()
+    words = f"{code} {message}".lower()
+    if status in (402, 429) and any(sign in words for sign in OUT_OF_MONEY):
+        return Fatal(f"the account is out of money or quota: {message}\nRaise its limit, then run again.")
+    if status in (408, 409, 425, 429) or status >= 500:
+        kind = "rate_limit" if status in (429, 529) else "server"
+        return Retryable(kind, f"HTTP {status}: {message}", retry_after_s(headers))
+    if status == 401:
+        # The server's words are left out: some quote the key.
+        return Fatal(f"the key in {variable} was refused (HTTP 401)\nSet a valid key, then run again.")
+    if status in (402, 403):
+        return Fatal(
+            f"the account may not do this (HTTP {status}): {message}\nCheck the key's rights and the region."
+        )
+    if status == 404:
+        return Fatal(
+            f"no such model or address: {model!r} (HTTP 404): {message}\nCheck `model` and `base_url`."
+        )
+    if "content_filter" in words or "content policy" in words or "content management policy" in words:
+        return Skipped("content_filter", message)
+    if status == 400 and ("credit balance" in words or "billing" in words):
+        return Fatal(f"the account is out of money: {message}\nRaise its limit, then run again.")
+    if status == 400 and (_field(body, "param") == "temperature" or "`temperature`" in words):
+        return Fatal(
+            f"{model!r} does not take this temperature: {message}\n"
+            "Set `temperature` (of a judge: `judge_temperature`) to 1."
+        )
+    return Skipped("bad_request", f"HTTP {status}: {message}")

@@ -1,0 +1,102 @@
+"""Asks over the OpenAI chat protocol: OpenAI itself, vLLM, llama.cpp, gateways."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI, BadRequestError
+
+from runtime.declare import OpenAiLLM
+from runtime.llms.base import Reply, Request, Retryable, Skipped, Usage
+from runtime.llms.http import api_key, meaning, told
+
+
+class OpenAiChat:
+    """One client, and so one pool of connections, for all requests of a run."""
+
+    def __init__(self, declaration: OpenAiLLM) -> None:
+        self._declaration = declaration
+        self._key = api_key(declaration.api_key_env, declaration.base_url)
+        self._client = AsyncOpenAI(
+            api_key=self._key,
+            base_url=declaration.base_url,
+            max_retries=0,
+            timeout=declaration.limits.timeout_s,
+        )
+        # OpenAI's newer models refuse the old name, most other servers do not know the new one.
+        self._limit_name = "max_tokens" if declaration.base_url else "max_completion_tokens"
+
+    async def ask(self, request: Request) -> Reply:
+        try:
+            return await self._try(request)
+        except BadRequestError as error:
+            if self._limit_name == "max_completion_tokens" or "max_completion_tokens" not in str(error):
+                raise self._meaning(error) from error
+        except APIStatusError as error:
+            raise self._meaning(error) from error
+        self._limit_name = "max_completion_tokens"
+        return await self.ask(request)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    def _meaning(self, error: APIStatusError) -> Exception:
+        declared = self._declaration
+        message = told(error.message, self._key)
+        return meaning(
+            error.status_code,
+            error.response.headers,
+            error.body,
+            message,
+            variable=declared.api_key_env,
+            model=declared.model,
+        )
+
+    def _arguments(self, request: Request) -> dict[str, Any]:
+        made: dict[str, Any] = {
+            "model": self._declaration.model,
+            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+            self._limit_name: request.max_tokens,
+        }
+        if (
+            request.temperature != 1.0 or self._declaration.base_url
+        ):  # 1 is OpenAI's default; some models take no other
+            made["temperature"] = request.temperature
+        if request.seed is not None:
+            made["seed"] = request.seed
+        return made
+
+    async def _try(self, request: Request) -> Reply:
+        try:
+            return _read(await self._client.chat.completions.create(**self._arguments(request)))
+        except APIStatusError:
+            raise
+        except APITimeoutError as error:
+            raise Retryable("timeout", "the server took too long") from error
+        except APIConnectionError as error:
+            raise Retryable(
+                "connection", told(f"{error} {error.__cause__ or ''}".strip(), self._key)
+            ) from error
+        except (APIError, ValueError, TypeError, AttributeError, KeyError) as error:
+            # The SDK does not check what it parses, so a body of another shape fails anywhere.
+            raise Retryable("bad_reply", told(f"the reply cannot be read: {error}", self._key)) from error
+
+
+def _read(completion: Any) -> Reply:
+    """A chat completion as a reply. Raises whatever a body of another shape makes it raise."""
+    choice = completion.choices[0] if completion.choices else None
+    if choice is None:
+        raise ValueError("it has no choices")
+    reason = choice.finish_reason or ""
+    if reason == "content_filter":
+        raise Skipped("content_filter", "the provider filtered its answer")
+    if getattr(choice.message, "refusal", None):
+        raise Skipped("refused", str(choice.message.refusal)[:500])
+    text = choice.message.content
+    if not isinstance(text, str):
+        if reason != "length":
+            raise ValueError("it has no text")
+        text = ""  # all tokens went into reasoning
+    used = completion.usage
+    usage = Usage(used.prompt_tokens or 0, used.completion_tokens or 0) if used else Usage()
+    return Reply(text, reason, usage, completion.model or "")
