@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import secrets
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 
 def canonical(value: Any) -> str:
@@ -65,20 +66,45 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def open_text(path: Path) -> TextIO:
+    """Open a text file for reading, unpacked where its name ends in `.gz`; a byte-order mark is skipped."""
+    if path.suffix == ".gz":
+        return cast(TextIO, gzip.open(path, "rt", encoding="utf-8-sig"))
+    return path.open(encoding="utf-8-sig")
+
+
+def numbered_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a JSON-lines file (also .gz) and their lines.
+
+    Raises ValueError with file and line for a broken one, OSError where the file cannot be read.
+    """
+    number = 0
+    with open_text(path) as file:
+        try:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, _row(line)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"{path}:{number + 1}: damaged or cut off gzip data: {error}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}:{number + 1} or soon after: not UTF-8: {error.reason}") from error
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: {error}") from error
+
+
+def _row(line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"a JSON object is needed, not {type(row).__name__}")
+    return row
+
+
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSON-lines file (also .gz). Raises ValueError with file and line for a broken one."""
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
-    with opened as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: not JSON: {error.msg}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}:{number}: a JSON object is needed, not {type(row).__name__}")
-            yield row
+    """Rows of a JSON-lines file (also .gz). Raises as `numbered_rows` does."""
+    return (row for _, row in numbered_rows(path))
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:

@@ -47,7 +47,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     marks = _required_marks(item)
     if marks and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"skipped, but ALIGNC_REQUIRE asks for {', '.join(sorted(marks))}: {report.longrepr}"
+        asked = ", ".join(sorted(marks))
+        report.longrepr = f"skipped, but ALIGNC_REQUIRE asks for {asked}: {report.longrepr}"
     elif marks and report.when == "call" and report.passed:
         item.config.stash.setdefault(_passed, set()).update(marks)
     return report
@@ -107,7 +108,8 @@ def _cluster_script(word: str, folder: Path, **knobs: str) -> None:
     environment = {**os.environ, "CLUSTER": str(folder), **knobs}
     log = folder / "cluster.log"  # a file, not a pipe: the daemons keep it open
     with log.open("a") as out:
-        done = subprocess.run(["bash", str(CLUSTER), word], env=environment, stdout=out, stderr=out, timeout=120)
+        words = ["bash", str(CLUSTER), word]
+        done = subprocess.run(words, env=environment, stdout=out, stderr=out, timeout=120)
     assert done.returncode == 0, log.read_text()
 
 

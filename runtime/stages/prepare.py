@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from runtime.artifacts import Pool, Port, Role
 from runtime.fields import Reference, identity, result, takes
-from runtime.job import Job
+from runtime.files import digest_text, write_rows
+from runtime.job import Job, JobError
 from runtime.stage import Problem, Resources, StageConfig, StageKind
+
+if TYPE_CHECKING:
+    from runtime.sources import Row
+
+REST = "rest"
+NAME = re.compile(r"[A-Za-z0-9_-]+")  # split names are file names
+PERCENT = re.compile(r"(\d+(?:\.\d+)?) ?%")
+PLENTY = 10**12  # rows of a source so large that only shares fail that never fit
 
 
 class Prepare(StageConfig):
@@ -63,8 +78,12 @@ def check(config: Prepare, inputs: Mapping[str, Port]) -> Iterable[Problem]:
     for name in config.roles:
         if name not in (config.split or {}):
             yield Problem("AC310", "roles", f"there is no split called {name!r}")
+    for name in config.split or {}:
+        if not NAME.fullmatch(name):
+            hint = "use letters, digits, `_` and `-`"
+            yield Problem("AC312", "split", f"{name!r} cannot name a split", hint)
     try:
-        shares(config.split or {}, 1000)
+        shares(config.split or {}, PLENTY)
     except ValueError as error:
         yield Problem("AC311", "split", str(error), "give shares as `10%`, numbers of rows, or one `rest`")
 
@@ -74,13 +93,99 @@ def shares(split: Mapping[str, str | int], total: int) -> dict[str, int]:
 
     Raises ValueError for a share that cannot be read and for more than all rows.
     """
-    raise NotImplementedError
+    takers = [name for name, share in split.items() if share == REST]
+    if len(takers) > 1:
+        raise ValueError(f"only one split can take the rest, not {' and '.join(takers)}")
+    counts = {name: _count(name, share, total) for name, share in split.items() if share != REST}
+    left = total - sum(counts.values())
+    if left < 0:
+        raise ValueError(f"the splits ask for {total - left} rows, and there are {total}")
+    return {name: counts.get(name, left) for name in split}
+
+
+def _count(name: str, share: str | int, total: int) -> int:
+    if isinstance(share, int) and not isinstance(share, bool) and share >= 0:
+        return share
+    percent = PERCENT.fullmatch(str(share))
+    if percent is None or Fraction(percent[1]) > 100:
+        raise ValueError(f"{share!r} is no share for the split {name!r}")
+    return math.floor(Fraction(percent[1]) * total / 100)
+
+
+def cut(rows: Sequence[Row], split: Mapping[str, str | int]) -> dict[str, Sequence[Row]]:
+    """Disjoint splits of consecutive rows. The order of the names in the spec does not matter."""
+    counts = shares(split, len(rows))
+    found: dict[str, Sequence[Row]] = {}
+    start = 0
+    for name in sorted(counts):
+        found[name] = rows[start : start + counts[name]]
+        start += counts[name]
+    return found
+
+
+def ordered(rows: Iterable[Row], seed: int) -> list[Row]:
+    """Rows by a seeded hash of their id: rows that are added later do not move the others about."""
+    return sorted(rows, key=lambda row: (digest_text(f"{seed}:{row['id']}"), row["id"]))
+
+
+def kept(config: Prepare, rows: Iterable[Row], dropped: Counter[str]) -> Iterator[Row]:
+    """The rows that pass the filters; the others are counted by what they failed."""
+    for row in rows:
+        if config.max_prompt_chars is not None and len(row["prompt"]) > config.max_prompt_chars:
+            dropped["long_prompt"] += 1
+        elif config.only_full and not (row["prompt"].strip() and row.get("completion", "full").strip()):
+            dropped["empty"] += 1
+        else:
+            yield row
+
+
+def _splits(config: Prepare, rows: list[Row]) -> dict[str, Sequence[Row]]:
+    """The splits, each with at least one row. Raises JobError."""
+    try:
+        splits = cut(rows, config.split or {"": REST})
+    except ValueError as error:
+        raise JobError(f"the source gives too few rows: {error}; lower `split`, or the filters") from error
+    for name, part in splits.items():
+        if not part:
+            share = (config.split or {}).get(name, REST)
+            raise JobError(
+                f"the split {name or 'data'!r} is empty: {share} of {len(rows)} rows; "
+                "enlarge its share, or loosen the filters"
+            )
+    return splits
+
+
+def _guard(job: Job, source: Any) -> None:
+    """Raise JobError where the file is no longer the one whose content is in the recipe."""
+    from runtime.fingerprint import fingerprint
+
+    (record,) = job.description["recipe"]["inputs"]["source"]
+    content, path = record.get("content"), Path(getattr(source, "path", ""))
+    if content and path.is_file() and fingerprint(path) != content:
+        raise JobError(f"{path} has changed since this job was planned; plan and submit again")
 
 
 def run(job: Job) -> None:
-    raise NotImplementedError
+    from runtime.sources import read, unique
+
+    config: Prepare = job.config
+    source = job.input("source").declared
+    _guard(job, source)
+    dropped = Counter[str]()
+    rows = list(unique(kept(config, read(source, dropped), dropped), dropped))
+    full = len(rows)
+    if config.shuffle:
+        rows = ordered(rows, config.seed)
+    rows = rows[: config.limit]
+    splits = _splits(config, rows)
+    for name, part in splits.items():
+        write_rows(job.out / f"{name or 'data'}.jsonl", part)
+    sizes = {name or "data": len(part) for name, part in splits.items()}
+    read_in_all = full + sum(dropped.values())
+    job.report(read=read_in_all, dropped=dict(dropped), rows=sizes, unused=full - sum(sizes.values()))
 
 
 STAGE = StageKind(
-    name="prepare", version=1, config=Prepare, outputs=outputs, run=run, check=check, resources=Resources(minutes=30)
+    name="prepare", version=1, config=Prepare, outputs=outputs, run=run, check=check,
+    resources=Resources(minutes=30),
 )

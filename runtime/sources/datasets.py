@@ -1,0 +1,58 @@
+"""A data set that Hugging Face `datasets` can load: a hub id, a file, a folder, or one saved to disk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from runtime.declare import DatasetsSource
+from runtime.job import JobError
+from runtime.sources import Row
+from runtime.sources.pick import pick
+
+# Endings of single files -> the builder that reads them.
+BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet", ".txt": "text"}
+
+
+def rows(declared: DatasetsSource, dropped: Counter[str]) -> Iterator[Row]:
+    for number, record in enumerate(_load(declared), 1):
+        yield pick(record, declared, f"{declared.name}[{declared.split}] row {number}")
+
+
+def _load(declared: DatasetsSource) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise JobError("this source needs Hugging Face `datasets`: install `alignc[train]`") from error
+
+    local = Path(declared.name)
+    try:
+        if _saved_to_disk(local):
+            return _split(datasets.load_from_disk(declared.name), declared)
+        if local.suffix in BUILDERS and local.is_file():
+            return datasets.load_dataset(
+                BUILDERS[local.suffix], declared.subset, data_files=str(local), split=declared.split
+            )
+        return datasets.load_dataset(
+            declared.name, declared.subset, split=declared.split, revision=declared.revision
+        )
+    except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
+        raise JobError(
+            f"the data set {declared.name!r} cannot be loaded: {error}; "
+            "check name, subset, split and revision, and that the hub can be reached from this machine"
+        ) from error
+
+
+def _saved_to_disk(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def _split(loaded: Any, declared: DatasetsSource) -> Any:
+    """The declared split, where several were saved; one that was saved alone is that one."""
+    if not isinstance(loaded, dict):
+        return loaded
+    if declared.split not in loaded:
+        raise ValueError(f"it has the splits {', '.join(loaded)}, not {declared.split!r}")
+    return loaded[declared.split]

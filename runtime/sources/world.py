@@ -1,0 +1,15 @@
+"""The built-in small world: verifiable tasks with their answers, or documents that state such facts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from runtime import world
+from runtime.declare import WorldSource
+from runtime.sources import Row
+
+
+def rows(declared: WorldSource, dropped: Counter[str]) -> Iterator[Row]:
+    make = world.tasks if declared.what == "tasks" else world.documents
+    yield from make(declared.families, declared.size, declared.seed)
