@@ -1,0 +1,265 @@
+"""The training loop of every loss: steps, figures, checkpoints, resuming."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import resource
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from runtime.chat import Renderer
+from runtime.files import write_json
+from runtime.job import Job, JobError
+from runtime.models import save_model
+from runtime.training import state
+from runtime.training.data import Example, Padded, data_digest, order, split, steps_per_epoch
+from runtime.training.folders import whole_folder
+from runtime.training.parallel import Backend
+from runtime.training.schedule import learning_rate
+from runtime.training.stops import Stop
+from runtime.training_config import TrainingConfig
+
+# Seconds between resume states within an epoch; the variable is for tests and for very large models.
+RESUME_EVERY_S = float(os.environ.get("ALIGNC_RESUME_EVERY_S", "60"))
+
+KEPT = "kept"  # below scratch: kept/epoch-{n}/{model/, probe.pt}
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One micro-batch. weights: [N] of tokens or [P] of pairs; reference: [2, P] or None."""
+
+    padded: Padded
+    weights: Tensor
+    reference: Tensor | None = None
+
+    def to(self, device: torch.device) -> Part:
+        reference = None if self.reference is None else self.reference.to(device)
+        return Part(self.padded.to(device), self.weights.to(device), reference)
+
+
+class Objective(Protocol):
+    """What a run minimises: a sum over the items of a batch, so that any split of it is the same."""
+
+    examples: Sequence[Example]
+    dropout: bool  # whether the model's own dropout acts
+    names: tuple[str, ...]  # figures told beside the loss, batch means
+
+    def weights(self, batch: Sequence[int]) -> dict[int, float]:
+        """The weight of each item of an optimizer batch: its global denominator."""
+        ...
+
+    def part(self, items: Sequence[int], weights: Mapping[int, float]) -> Part:
+        """The tensors of a micro-batch, on the CPU."""
+        ...
+
+    def loss(self, logps: Tensor, part: Part) -> tuple[Tensor, Tensor]:
+        """This micro-batch's share of the loss (a scalar) and of the figures (one for each name)."""
+        ...
+
+    def check_first(self, figures: Mapping[str, float]) -> None:
+        """Raise where the figures of step 0 are not what theory says."""
+        ...
+
+
+@dataclass
+class Run:
+    """One rank's run of a job from start, or from its last sealed state, to the last epoch."""
+
+    job: Job
+    backend: Backend
+    objective: Objective
+    renderer: Renderer
+    told: dict[str, Any] = field(default_factory=dict)  # joins the summary
+    position: state.Position = field(default_factory=state.Position)
+
+    @property
+    def config(self) -> TrainingConfig:
+        return self.job.config
+
+    @property
+    def scratch(self) -> Path:
+        return self.job.scratch
+
+    def finish(self) -> None:
+        """Do all steps that are left."""
+        digest = data_digest(self.objective.examples)
+        self.position = state.restore(self.backend, self.scratch, digest)
+        if self.backend.rank == 0:
+            state.cut_log(self.scratch, self.position.step)
+        self.backend.model.train(self.objective.dropout)
+        with (self.scratch / state.LOG).open("a", encoding="utf-8") as log, Stop() as stop:
+            self._steps(log, stop, digest)
+        if self.backend.rank == 0:
+            write_json(self.scratch / SUMMARY, self._summary())
+
+    def _steps(self, log: IO[str], stop: Stop, digest: str) -> None:
+        per_epoch = steps_per_epoch(len(self.objective.examples), self.config.batch_size)
+        total = per_epoch * self.config.epochs
+        saved = time.monotonic()
+        for step in range(self.position.step, total):
+            epoch, number = divmod(step, per_epoch)
+            wishes = (stop.asked is not None, self._late(saved))
+            stopping, saving = self._step(step, total, self._batch(epoch, number), wishes, log)
+            self.position.step = step + 1
+            if ended := number + 1 == per_epoch:
+                self._keep(epoch + 1)
+            if ended or stopping or saving:
+                with self._timed("save"):
+                    state.save(self.backend, self.scratch, self.position, digest)
+                saved = time.monotonic()
+            if stopping and step + 1 < total:
+                stop.obey()
+
+    def _late(self, saved: float) -> bool:
+        return self.backend.rank == 0 and time.monotonic() - saved > RESUME_EVERY_S
+
+    def _batch(self, epoch: int, number: int) -> list[int]:
+        """Items of an optimizer batch: a pure function of (seed, epoch, number)."""
+        size = self.config.batch_size
+        if number == 0 or getattr(self, "_epoch", None) != epoch:
+            self._epoch, self._order = epoch, order(self.config.seed, epoch, len(self.objective.examples))
+        return self._order[number * size : (number + 1) * size]
+
+    def _parts(self, batch: Sequence[int]) -> Iterator[Part]:
+        """This rank's micro-batches. An empty one weighs nothing, but is computed: others wait for its collectives."""
+        weights = self.objective.weights(batch)
+        lengths = [self.objective.examples[item].tokens for item in batch]
+        for items in split(batch, lengths, self.backend.world, self.config.micro_batch)[self.backend.rank]:
+            part = (
+                self.objective.part(items, weights)
+                if items
+                else self.objective.part(batch[:1], dict.fromkeys(batch, 0.0))
+            )
+            yield part.to(self.backend.device)
+
+    def _step(
+        self, step: int, total: int, batch: Sequence[int], wishes: Sequence[bool], log: IO[str]
+    ) -> tuple[bool, bool]:
+        """One optimizer step. Returns whether any rank was asked to stop, and whether to save."""
+        with self._timed("data"):
+            parts = list(self._parts(batch))
+        with self._timed("compute"):
+            rate = learning_rate(self.config, step, total)
+            figures, norm = self._gradients(parts, rate, step)
+            asked = torch.tensor(wishes, dtype=figures.dtype, device=figures.device)
+            summed = self.backend.total(torch.cat([figures, asked]))
+            *values, stopping, saving, norm_value = torch.cat(
+                [summed, norm.reshape(1)]
+            ).tolist()  # the step's one sync
+            told = dict(zip(("loss", *self.objective.names), values, strict=True))
+            self._require_finite(step, told["loss"], norm_value, batch)
+            if step == 0:
+                self.objective.check_first(told)
+            self.backend.step()
+        self._tell(step, total, batch, parts, log, {**told, "lr": rate, "grad_norm": norm_value})
+        return stopping > 0, saving > 0
+
+    def _gradients(self, parts: Sequence[Part], rate: float, step: int) -> tuple[Tensor, Tensor]:
+        """Gradients of the batch loss; returns this rank's share of [loss, *figures] and the global norm."""
+        backend = self.backend
+        if self.objective.dropout:
+            torch.manual_seed(
+                _step_seed(self.config.seed, step, backend.rank)
+            )  # so no state of it need be saved
+        backend.set_rate(rate)
+        shares: list[Tensor] = []
+        for number, part in enumerate(parts, 1):
+            last = number == len(parts)
+            with backend.accumulating(last=last):
+                loss, figures = self.objective.loss(backend.score(part.padded), part)
+                backend.backward(loss, last=last)
+            shares.append(torch.cat([loss.detach().reshape(1), figures.detach()]).double())
+        return torch.stack(shares).sum(dim=0), backend.clip().double()
+
+    def _require_finite(self, step: int, loss: float, norm: float, batch: Sequence[int]) -> None:
+        if math.isfinite(loss) and math.isfinite(norm):
+            return
+        ids = [self.objective.examples[item].id for item in batch]
+        raise JobError(
+            f"step {step}: the loss is {loss} and the gradient norm {norm}; the batch has the rows {', '.join(ids)}"
+        )
+
+    def _tell(
+        self,
+        step: int,
+        total: int,
+        batch: Sequence[int],
+        parts: Sequence[Part],
+        log: IO[str],
+        told: Mapping[str, float],
+    ) -> None:
+        examples = [self.objective.examples[item] for item in batch]
+        self.position.useful += sum(e.tokens - len(e.sequences) for e in examples)
+        self.position.computed += sum(part.padded.ids.numel() for part in parts) * self.backend.world
+        if self.backend.rank:
+            return
+        epoch = step // steps_per_epoch(len(self.objective.examples), self.config.batch_size) + 1
+        counts = {
+            "tokens": sum(e.tokens for e in examples),
+            "supervised": sum(e.supervised for e in examples),
+        }
+        log.write(json.dumps({"step": step + 1, "epoch": epoch, **told, **counts}) + "\n")
+        log.flush()
+        self.job.progress(step + 1, total, f"epoch {epoch}, loss {told['loss']:.4f}")
+
+    def _keep(self, epoch: int) -> None:
+        """Write the checkpoint of an epoch, if it is one to keep, with the probe to re-check it by."""
+        if epoch not in self.config.kept_epochs():
+            return
+        with self._timed("save"):
+            weights = self.backend.weights()
+            probe = self.backend.probe(self.renderer.probe())
+            if self.backend.rank == 0:
+                told = {
+                    "epoch": epoch,
+                    "step": self.position.step,
+                    "stage": self.job.kind.name,
+                    "key": self.job.key,
+                }
+                with whole_folder(self.scratch / KEPT / f"epoch-{epoch}") as draft:
+                    save_model(self.backend.lm, weights, self.renderer, draft / "model", told)
+                    torch.save(probe, draft / "probe.pt")
+            self.backend.barrier()
+
+    @contextmanager
+    def _timed(self, kind: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.position.spend(kind, time.perf_counter() - started)
+
+    def _summary(self) -> dict[str, Any]:
+        """Figures of the whole run, over all its tries."""
+        position, examples = self.position, self.objective.examples
+        seconds = position.seconds.get("data", 0.0) + position.seconds.get("compute", 0.0)
+        cuda = self.backend.device.type == "cuda"
+        return {
+            **self.told,
+            "steps": position.step,
+            "useful_tokens": position.useful,
+            "supervised_tokens": self.config.epochs * sum(e.supervised for e in examples),
+            "useful_tokens_per_s": round(position.useful / seconds, 1) if seconds else None,
+            "padding_share": round(1 - position.useful / max(1, position.computed), 4),
+            "seconds": {kind: round(spent, 3) for kind, spent in position.seconds.items()},
+            "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_gpu_bytes": torch.cuda.max_memory_allocated() if cuda else None,
+            "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in self.backend.lm.parameters()),
+            "processes": self.backend.world,
+            "device": torch.cuda.get_device_name() if cuda else "cpu",
+        }
+
+
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    told = hashlib.blake2b(f"dropout/{seed}/{step}/{rank}".encode(), digest_size=7).digest()
+    return int.from_bytes(told, "big")

@@ -1,0 +1,77 @@
+"""Losses as pure functions of log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from runtime.training_config import Reduction
+
+
+def example_weights(lengths: Sequence[int], reduction: Reduction) -> list[float]:
+    """What a supervised token of each example weighs in the loss of an optimizer batch.
+
+    lengths: supervised tokens of every example of the *whole* batch, on all ranks. The weights are
+    global denominators, so the sum over any partition of the batch is the same loss:
+
+    - `token_mean`:   1 / (sum of all lengths): every token counts alike;
+    - `example_mean`: 1 / (batch * own length): every example counts alike;
+    - `example_sum`:  1 / batch: sequence log-likelihood, averaged over examples. This is the SFT loss
+      of the code published with Rafailov et al. 2023 (arXiv 2305.18290); learning rates tuned for it
+      do not transfer to the other two.
+    """
+    if reduction == "token_mean":
+        return [1.0 / sum(lengths)] * len(lengths)
+    if reduction == "example_sum":
+        return [1.0 / len(lengths)] * len(lengths)
+    return [1.0 / (len(lengths) * length) for length in lengths]
+
+
+def sft_loss(logps: Tensor, weights: Tensor) -> Tensor:
+    """Weighted negative log-likelihood: - sum_n weights[n] * logps[n], a scalar.
+
+    logps, weights: [N], one for each supervised token.
+    """
+    return -(logps * weights).sum()
+
+
+def sequence_sums(logps: Tensor, keep: Tensor) -> Tensor:
+    """Sums [S] of token log-probabilities [N] over each sequence.
+
+    keep: [S, T] bool, true at the N supervised positions, in the order of `logps`. Written without
+    atomic additions, so that a GPU gives the same bits each time.
+    """
+    return (
+        torch.zeros(keep.shape, dtype=logps.dtype, device=logps.device).masked_scatter(keep, logps).sum(dim=1)
+    )
+
+
+def dpo_loss(margins: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
+    """DPO losses [P] of pairs.
+
+    margins: [P], (log pi(y_w|x) - log pi_ref(y_w|x)) - (log pi(y_l|x) - log pi_ref(y_l|x)), in nats.
+    With label_smoothing e = 0: -log sigmoid(beta * margin), equation 7 of Rafailov et al. 2023
+    (arXiv 2305.18290). With e > 0 the labels are taken to be flipped with probability e (conservative
+    DPO, Mitchell 2023, "A note on DPO with noisy preferences and relationship to IPO", equation 3):
+    -(1 - e) log sigmoid(beta * margin) - e log sigmoid(-beta * margin).
+    """
+    logits = beta * margins
+    return -(1 - label_smoothing) * logsigmoid(logits) - label_smoothing * logsigmoid(-logits)
+
+
+def ipo_loss(margins: Tensor, beta: float) -> Tensor:
+    """IPO losses [P] of pairs: (margin - 1 / (2 beta))^2, equation 17 of Azar et al. 2023 (arXiv 2310.12036).
+
+    margins: as for `dpo_loss`, of log-probabilities *summed* over tokens (not length-normalised);
+    beta is the paper's tau.
+    """
+    return (margins - 1 / (2 * beta)) ** 2
+
+
+def loss_without_margin(loss: str, beta: float) -> float:
+    """The loss of a pair whose policy equals its reference: ln 2 (`sigmoid`), 1 / (4 beta^2) (`ipo`)."""
+    return log(2) if loss == "sigmoid" else 1 / (4 * beta * beta)

@@ -1,0 +1,62 @@
+"""Supervised fine-tuning: the objective, and the stage's work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from runtime.files import read_rows
+from runtime.job import Job
+from runtime.models import locate
+from runtime.training.data import Example, pad
+from runtime.training.launch import carry_out, end_run, open_run
+from runtime.training.loop import Part
+from runtime.training.losses import example_weights, sft_loss
+from runtime.training_config import Reduction
+
+
+@dataclass
+class Imitation:
+    """Negative log-likelihood of completions and their EOS, under a named reduction."""
+
+    examples: Sequence[Example]
+    reduction: Reduction
+    dropout: bool = True
+    names: tuple[str, ...] = ()
+
+    def weights(self, batch: Sequence[int]) -> dict[int, float]:
+        lengths = [self.examples[item].supervised for item in batch]
+        return dict(zip(batch, example_weights(lengths, self.reduction), strict=True))
+
+    def part(self, items: Sequence[int], weights: Mapping[int, float]) -> Part:
+        sequences = [self.examples[item].sequences[0] for item in items]
+        each = np.repeat([weights[item] for item in items], [s.supervised for s in sequences])
+        return Part(pad(sequences), torch.from_numpy(each.astype(np.float32)))
+
+    def loss(self, logps: Tensor, part: Part) -> tuple[Tensor, Tensor]:
+        return sft_loss(logps, part.weights), logps.new_zeros(0)
+
+    def check_first(self, figures: Mapping[str, float]) -> None:
+        return
+
+
+def train(job: Job) -> None:
+    """Carry out an `sft` job: checkpoints `epoch-{n}` and `training.jsonl` in its artifact."""
+
+    def texts() -> Iterator[str]:
+        for row in read_rows(job.input("data").path):
+            yield f"{row.get('prompt', '')}{row.get('completion', '')}"
+
+    origin = locate(job.input("model"), job.scratch, texts)
+    carry_out(job, origin, "runtime.training.sft:learn")
+
+
+def learn(job: Job) -> None:
+    """One rank's work."""
+    run = open_run(job, ("completion",), lambda examples, _: Imitation(examples, job.config.reduction))
+    run.finish()
+    end_run(run)
