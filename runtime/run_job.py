@@ -43,6 +43,8 @@ class Interrupted(BaseException):
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    for again in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(again, signal.SIG_IGN)  # one stop is enough; let the way out be walked in peace
     raise Interrupted(signal.Signals(number).name)
 
 

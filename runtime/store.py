@@ -65,6 +65,13 @@ class Store:
             return frozenset()
         return frozenset(name for kind in kinds for name in os.listdir(kind))
 
+    def working(self) -> frozenset[str]:
+        """Keys that somebody has begun to work on."""
+        try:
+            return frozenset(os.listdir(self.root / ".work"))
+        except FileNotFoundError:
+            return frozenset()
+
     def failures(self) -> frozenset[str]:
         """Keys whose last try failed."""
         try:

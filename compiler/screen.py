@@ -1,0 +1,72 @@
+"""Shows a run as it goes: live bars in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from compiler.local import Event, LocalRun, Progress
+from runtime.store import Store
+
+
+def _line(event: Event, done: int, total: int) -> str:
+    count = f"[{done}/{total}]"
+    if event.what == "sealed":
+        return f"{count} made {event.node} in {event.seconds:.1f} s"
+    if event.what == "started":
+        return f"{count} started {event.node}"
+    return f"{count} {event.what.upper()} {event.node}: {event.message}"
+
+
+def _watch_plain(local: LocalRun, total: int) -> None:
+    done = 0
+    for event in local.run():
+        done += event.what != "started"
+        click.echo(_line(event, done, total))
+
+
+def _watch_live(local: LocalRun, total: int) -> None:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    with Bars(*columns, TimeElapsedColumn(), transient=True) as bars:
+        whole = bars.add_task("nodes", total=total, note="")
+        tasks: dict[str, Any] = {}
+
+        def tick(running: Mapping[str, Progress]) -> None:
+            for node, told in running.items():
+                if node in tasks:
+                    bars.update(tasks[node], completed=told.done, total=told.total or None, note=told.text)
+
+        for event in local.run(tick):
+            if event.what == "started":
+                tasks[event.node] = bars.add_task(event.node, total=None, note="")
+                continue
+            bars.advance(whole)
+            if event.node in tasks:
+                bars.remove_task(tasks.pop(event.node))
+            bars.console.print(_line(event, len(local.results), total), highlight=False, markup=False, soft_wrap=True)
+
+
+def watch_run(local: LocalRun, store: Store) -> bool:
+    """Run to the end and show it; false where it was stopped by Ctrl-C."""
+    plan = local.plan
+    total = len({s.key for s in plan.steps if s.action in ("run", "wait")})
+    reused = plan.estimate.reuse
+    click.echo(
+        f"{plan.program.spec.experiment}: {total} nodes to run, {reused} reused; "
+        f"{local.capacity.cpus} CPUs, {len(local.capacity.gpus)} GPUs; store {store.root}"
+    )
+    started = time.monotonic()
+    try:
+        (_watch_live if sys.stdout.isatty() else _watch_plain)(local, total)
+    except KeyboardInterrupt:
+        return False
+    if total:
+        click.echo(f"{total} nodes in {time.monotonic() - started:.1f} s\n")
+    return True

@@ -1,0 +1,240 @@
+"""The Slurm backend: sbatch text as a pure function, submission through submitit, one squeue call.
+
+Every submission is a file in the store, written before sbatch is called and completed after it, so
+that whoever comes next knows what was asked for. The token in the job's comment finds a job whose
+submitter died in between.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compiler.cluster import Profile
+from compiler.describe import description_path, write_descriptions
+from compiler.errors import UsageError
+from compiler.plan import JobGroup, Plan
+from runtime.claims import try_claim
+from runtime.files import canonical, digest_text, read_json, write_json
+from runtime.store import Store
+from runtime.templates import fill
+
+TOKEN = "<token>"  # stands for the token in a script that is only shown
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One sbatch call: its options, its text, and the file that lists its tasks."""
+
+    job: JobGroup
+    text: str
+    options: tuple[str, ...]
+    job_file: Path
+    tasks: tuple[str, ...]  # description of each task
+
+    def call(self, path: str) -> list[str]:
+        return ["sbatch", *self.options, path]
+
+
+def dependency(slurm_ids: Iterable[str]) -> tuple[str, ...]:
+    """`afterany`, never `afterok`: jobs guard themselves, and nothing may wait for ever."""
+    ids = ":".join(slurm_ids)
+    return (f"--dependency=afterany:{ids}",) if ids else ()
+
+
+def make_script(plan: Plan, job: JobGroup, profile: Profile, store: Store, ids: Mapping[str, str], token: str) -> Script:
+    """The sbatch call of a job; `ids` gives the Slurm ids of the jobs it comes after."""
+    program = plan.program
+    tasks = tuple(str(description_path(store, program, plan.steps[i].key)) for i in job.steps)
+    folder = store.experiment(program.spec.experiment)
+    job_file = folder / "jobs" / f"{job.name}-{digest_text(canonical(tasks))[:12]}.json"
+    text = fill(
+        "sbatch.sh.j2",
+        job=job,
+        profile=profile,
+        token=token,
+        memory_mib=round(job.resources.memory_gb * 1024),
+        output=str(store.root / ".logs" / "slurm" / ("%x-%A_%a.out" if job.array else "%x-%j.out")),
+        python=profile.python or sys.executable,
+        store=str(store.root),
+        job_file=str(job_file),
+    )
+    after = [*job.after_slurm, *(ids[name] for name in job.after)]
+    return Script(job, text, dependency(after), job_file, tasks)
+
+
+def preview(plan: Plan, profile: Profile, store: Store) -> Iterator[tuple[Script, str]]:
+    """Every sbatch call that `submit` would make, with its command line; touches nothing."""
+    ids = {job.name: f"<id of {job.name}>" for job in plan.jobs}
+    for job in plan.jobs:
+        script = make_script(plan, job, profile, store, ids, TOKEN)
+        yield script, " ".join(script.call(f"{job.name}.sh"))
+
+
+# ---------------------------------------------------------------- the queue
+
+
+def _squeue() -> list[dict[str, str]]:
+    """One call for all jobs of this user. Raises UsageError where Slurm does not answer."""
+    fields = ("JobID", "ArrayJobID", "ArrayTaskID", "State", "Reason", "Comment")
+    layout = ",".join(f"{f}:;" for f in fields)  # `:;` is a separator, and no width
+    call = ["squeue", "--me", "--noheader", "--array", f"--Format={layout}"]
+    try:
+        done = subprocess.run(call, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UsageError(f"squeue does not answer: {error}") from error
+    if done.returncode:
+        raise UsageError(f"squeue failed: {done.stderr.strip()}")
+    rows = (line.split(";") for line in done.stdout.splitlines() if line.strip())
+    return [dict(zip(fields, (v.strip() for v in row), strict=False)) for row in rows]
+
+
+ENDED = frozenset(
+    ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED", "TIMEOUT")
+)
+
+
+def _submissions(store: Store) -> list[tuple[Path, dict[str, Any]]]:
+    folder = store.root / ".submissions"
+    return [(p, read_json(p)) for p in sorted(folder.glob("*.json"))] if folder.is_dir() else []
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A task in the queue: its Slurm id (`12` or `12_3`), state and reason."""
+
+    slurm_id: str
+    state: str
+    reason: str
+
+
+def queue(store: Store) -> dict[str, Queued]:
+    """Recipe key -> its task in the queue, for everything that was ever submitted to this store.
+
+    Submissions whose jobs have left the queue are forgotten, except that of the last minute: a job
+    may not be visible yet. Where there is no squeue the queue is unknown, and empty here.
+    """
+    known = _submissions(store)
+    if not known or shutil.which("squeue") is None:
+        return {}
+    by_token: dict[str, list[dict[str, str]]] = {}
+    for row in _squeue():
+        by_token.setdefault(row["Comment"].removeprefix("alignc:"), []).append(row)
+    found: dict[str, Queued] = {}
+    for path, told in known:
+        rows = by_token.get(told["token"], [])
+        if not rows and time.time() - told["time"] > 60:
+            path.unlink(missing_ok=True)
+        for row in rows:
+            array = row["ArrayTaskID"].isdigit()
+            index = int(row["ArrayTaskID"]) if array else 0
+            if row["State"] not in ENDED and index < len(told["keys"]):
+                slurm_id = f"{row['ArrayJobID']}_{index}" if array else row["JobID"]
+                found[told["keys"][index]] = Queued(slurm_id, row["State"], row["Reason"])
+    return found
+
+
+# ---------------------------------------------------------------- submission
+
+
+def _executor(folder: Path, script: Script) -> Any:
+    """A submitit executor that submits our text with our options."""
+    import submitit
+
+    class Executor(submitit.SlurmExecutor):  # type: ignore[misc]
+        def _make_submission_file_text(self, command: str, uid: str) -> str:
+            return script.text
+
+        def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+            return script.call(str(submission_file_path))
+
+        def _num_tasks(self) -> int:
+            return 1
+
+    return Executor(folder)
+
+
+def _clean_environment() -> dict[str, str]:
+    """Submitting from inside a job must not hand its SLURM_* settings on."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "SRUN_"))}
+
+
+def _sbatch(store: Store, script: Script) -> str:
+    from submitit.core.utils import FailedJobError
+
+    folder = store.root / ".logs" / "slurm"
+    folder.mkdir(parents=True, exist_ok=True)
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(_clean_environment())
+    try:
+        return str(_executor(folder, script)._submit_command("").job_id)
+    except FailedJobError as error:
+        raise UsageError(f"sbatch refused {script.job.name}: {error}") from error
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """One sbatch call that was made."""
+
+    name: str
+    slurm_id: str
+    tasks: int
+
+
+def _submit_one(plan: Plan, job: JobGroup, profile: Profile, store: Store, ids: Mapping[str, str]) -> str:
+    token = secrets.token_hex(8)
+    script = make_script(plan, job, profile, store, ids, token)
+    write_json(script.job_file, {"descriptions": list(script.tasks)})
+    record = store.root / ".submissions" / f"{token}.json"
+    told = {
+        "token": token, "experiment": plan.program.spec.experiment, "job": job.name, "time": time.time(),
+        "keys": [plan.steps[i].key for i in job.steps], "slurm_id": None,
+    }
+    write_json(record, told)  # the intent, before anything is asked of Slurm
+    try:
+        slurm_id = _sbatch(store, script)
+    except UsageError:
+        record.unlink()
+        raise
+    write_json(record, {**told, "slurm_id": slurm_id})
+    return slurm_id
+
+
+def require_slurm() -> None:
+    if shutil.which("sbatch") is None or shutil.which("squeue") is None:
+        raise UsageError("Slurm's commands are not on this machine: use `alignc run`, or go to a login node")
+
+
+def submit(plan: Plan, profile: Profile, store: Store) -> Iterator[Submitted]:
+    """Submit a plan's jobs in order; each is yielded once Slurm has it. The caller holds the lock."""
+    write_descriptions(store, plan.program, {plan.steps[i].key for i in plan.to_run()})
+    ids: dict[str, str] = {}
+    for job in plan.jobs:
+        ids[job.name] = _submit_one(plan, job, profile, store, ids)
+        yield Submitted(job.name, ids[job.name], len(job.steps))
+
+
+def submission_lock(store: Store, wait_s: float = 60.0) -> Any:
+    """One submission at a time on a store, so that no node is submitted twice. Raises UsageError."""
+    deadline = time.monotonic() + wait_s
+    while True:
+        claim = try_claim(store.root / ".submit")
+        if claim is not None:
+            return claim
+        if time.monotonic() > deadline:
+            raise UsageError(f"another `alignc submit` has been at work on {store.root} for {wait_s:.0f} s")
+        time.sleep(0.2)
+
+
