@@ -65,12 +65,21 @@ def on_spec(function: Callable[..., Any]) -> Callable[..., Any]:
     """The argument and options of every command that reads a spec."""
     for decorate in (
         click.option(
-            "--set", "overrides", multiple=True, metavar="A.B=C",
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="A.B=C",
             help="Override a value of the spec; the value is YAML. May be given several times.",
         ),
         click.option(
-            "--store", "store_path", envvar="ALIGNC_STORE", default=".alignc", show_default=True, metavar="DIR",
-            help="Where artifacts are kept (also ALIGNC_STORE).", type=click.Path(file_okay=False),
+            "--store",
+            "store_path",
+            envvar="ALIGNC_STORE",
+            default=".alignc",
+            show_default=True,
+            metavar="DIR",
+            help="Where artifacts are kept (also ALIGNC_STORE).",
+            type=click.Path(file_okay=False),
         ),
         click.argument("spec", type=click.Path(dir_okay=False)),
     ):
@@ -132,14 +141,18 @@ def check(spec: str, store_path: str, overrides: tuple[str, ...]) -> None:
     """
     program = _compile(spec, overrides, _store(store_path))
     stages = len(program.graph.by_stage)
-    click.echo(f"{spec}: right; {stages} stages, {len(program.graph.nodes)} nodes, {len(program.tables)} tables")
+    click.echo(
+        f"{spec}: right; {stages} stages, {len(program.graph.nodes)} nodes, {len(program.tables)} tables"
+    )
 
 
 FORMATS = ("text", "json", "dot", "mermaid", "sbatch")
 
 
 @main.command()
-@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="What to print.")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="What to print."
+)
 @click.option("--cluster", metavar="PROFILE", help="Cluster profile for sbatch texts.")
 @click.option("--nodes", "every_node", is_flag=True, help="A line for every node, not for every stage.")
 @on_spec
@@ -226,7 +239,9 @@ def submit(spec: str, store_path: str, overrides: tuple[str, ...], cluster: str 
         lock.release()
     if not made.jobs:
         waiting = made.estimate.wait
-        click.echo(f"nothing to submit: {made.estimate.reuse} nodes are done" + f", {waiting} queued" * bool(waiting))
+        click.echo(
+            f"nothing to submit: {made.estimate.reuse} nodes are done" + f", {waiting} queued" * bool(waiting)
+        )
 
 
 def _hold_budget(made: Plan) -> None:
@@ -255,7 +270,9 @@ def status(spec: str, store_path: str, overrides: tuple[str, ...], every_node: b
     store = _store(store_path)
     program = _compile(spec, overrides, store)
     states = told.node_states(program, store, queue(store))
-    click.echo(told.to_json(states) if form == "json" else told.to_text(program, states, every_node=every_node))
+    click.echo(
+        told.to_json(states) if form == "json" else told.to_text(program, states, every_node=every_node)
+    )
 
 
 @main.command()
@@ -284,7 +301,9 @@ def logs(spec: str, store_path: str, overrides: tuple[str, ...], node: str, line
 
 
 @main.command()
-@click.option("--out", type=click.Path(file_okay=False), help="Folder to write; results/EXPERIMENT by default.")
+@click.option(
+    "--out", type=click.Path(file_okay=False), help="Folder to write; results/EXPERIMENT by default."
+)
 @on_spec
 def results(spec: str, store_path: str, overrides: tuple[str, ...], out: str | None) -> None:
     """Print the tables, and write them as Markdown, CSV, LaTeX, figures and one HTML page.

@@ -63,5 +63,3 @@ def load_profile(name: str | None, spec: Path) -> Profile:
         raise UsageError("\n".join(f"{p.span}: {p.message}  {p.hint}" for p in problems))
     assert isinstance(profile, Profile)
     return profile
-
-

@@ -82,7 +82,10 @@ def _member(program: Program, binding: Binding) -> dict[str, Any]:
 def _cell(program: Program, cell: Cell) -> dict[str, Any] | None:
     if not cell.members:
         return None
-    return {"members": [_member(program, b) for b in cell.members], "line": f"{cell.place.file}:{cell.place.line}"}
+    return {
+        "members": [_member(program, b) for b in cell.members],
+        "line": f"{cell.place.file}:{cell.place.line}",
+    }
 
 
 def _table(program: Program, table: Table) -> dict[str, Any]:
@@ -98,7 +101,11 @@ def _table(program: Program, table: Table) -> dict[str, Any]:
         "over": list(table.over),
         "comparisons": [
             {
-                "label": c.label, "row": c.row, "column": c.column, "a": members(c.a), "b": members(c.b),
+                "label": c.label,
+                "row": c.row,
+                "column": c.column,
+                "a": members(c.a),
+                "b": members(c.b),
                 "field": c.a.members[0].metric,
             }
             for c in table.comparisons
@@ -106,7 +113,10 @@ def _table(program: Program, table: Table) -> dict[str, Any]:
         ],
         "published": [
             {
-                "row": p.row, "column": p.column, "value": p.value, "standard_error": p.standard_error,
+                "row": p.row,
+                "column": p.column,
+                "value": p.value,
+                "standard_error": p.standard_error,
                 "source": p.source,
             }
             for p in table.published
@@ -123,8 +133,13 @@ def describe_tables(program: Program) -> dict[str, Any]:
         "tables": [_table(program, table) for table in program.tables],
         "nodes": [
             {
-                "id": node.id, "stage": node.stage, "kind": node.kind.name, "key": key, "axes": node.shown_axes(),
-                "needs": [program.graph.nodes[i].id for i in node.needs], "place": _place(node),
+                "id": node.id,
+                "stage": node.stage,
+                "kind": node.kind.name,
+                "key": key,
+                "axes": node.shown_axes(),
+                "needs": [program.graph.nodes[i].id for i in node.needs],
+                "place": _place(node),
             }
             for node, key in zip(program.graph.nodes, program.keys, strict=True)
         ],

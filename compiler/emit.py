@@ -103,7 +103,14 @@ def to_text(plan: Plan, *, every_node: bool = False) -> str:
                 rows += [(sign, s.node.id, s.key[:12], s.why) for s in some]
             elif some:
                 count = f"{len(some)} node{'s' * (len(some) > 1)}"
-                rows.append((sign, f"{stage} {_matrix(some)}".rstrip(), f"{some[0].node.kind.name}, {count}", _reasons(some)))
+                rows.append(
+                    (
+                        sign,
+                        f"{stage} {_matrix(some)}".rstrip(),
+                        f"{some[0].node.kind.name}, {count}",
+                        _reasons(some),
+                    )
+                )
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
     lines += [f"  {r[0]} {r[1]:<{widths[1]}}  {r[2]:<{widths[2]}}  {r[3]}" for r in rows]
     return "\n".join([*lines, "", *_sum(plan)])
@@ -148,7 +155,9 @@ def to_mermaid(plan: Plan) -> str:
     names = {stage: f"s{i}" for i, stage in enumerate(stages)}
     lines = ["flowchart LR"]
     for stage, steps in stages.items():
-        text = f"{f'{stage} {_matrix(steps)}'.rstrip()}<br/>{steps[0].node.kind.name}, {len(steps)}".replace('"', "#quot;")
+        text = f"{f'{stage} {_matrix(steps)}'.rstrip()}<br/>{steps[0].node.kind.name}, {len(steps)}".replace(
+            '"', "#quot;"
+        )
         lines.append(f'  {names[stage]}["{text}"]')
     for stage, steps in stages.items():
         lines += [f"  {names[need]} --> {names[stage]}" for need in _needed_stages(plan, steps)]

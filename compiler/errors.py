@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-# AC0xx reading, AC1xx names and shapes, AC2xx axes, AC3xx types and protocol, AC4xx tables, AC5xx the world outside
+# AC0xx reading, AC1xx names and shapes, AC2xx axes, AC3xx types and protocol, AC4xx tables,
+# AC5xx the world outside
 CODES: dict[str, str] = {
     "AC001": "the file cannot be read",
     "AC002": "this is not YAML",

@@ -51,7 +51,7 @@ class _Expander:
     _order: dict[AxisId, int] = field(default_factory=dict[AxisId, int])
 
     def stage(self, stage: Stage, *, inputs_known: bool) -> bool:
-        """Check a stage's configs and, where its inputs are known, add its nodes; false if neither came off."""
+        """Check a stage's configs and, where its inputs are known, add its nodes; true if it has some."""
         before = len(self.problems)
         variants = list(self._variants(stage))
         if len(self.problems) > before or not inputs_known:
@@ -82,12 +82,16 @@ class _Expander:
             for swept, entries in self._sweep(stage, chosen):
                 body = interpolate.substitute(stage.body, chosen)
                 body = replace(body, value={**body.items, **entries})
-                config, problems = validate(stage.kind.config, body, f"stage `{stage.name.partition('~')[0]}`")
+                config, problems = validate(
+                    stage.kind.config, body, f"stage `{stage.name.partition('~')[0]}`"
+                )
                 self.problems += problems
                 if config is not None:
                     yield _Variant({**labels, **swept}, body, config)
 
-    def _sweep(self, stage: Stage, chosen: Mapping[str, AxisValue]) -> Iterator[tuple[Axes, dict[str, Located]]]:
+    def _sweep(
+        self, stage: Stage, chosen: Mapping[str, AxisValue]
+    ) -> Iterator[tuple[Axes, dict[str, Located]]]:
         keys = list(stage.sweep)
         for point in itertools.product(*(stage.sweep[k].elements for k in keys)):
             values = [interpolate.substitute(v, chosen) for v in point]
@@ -134,7 +138,9 @@ class _Expander:
             return None
         if port.type == "Scores" and "Scores" in wanted and not metric:
             hint = f"as `{reference.name}.{port.metrics[0]}`; there are {', '.join(port.metrics)}"
-            self.problems.append(Diagnostic("AC302", f"name the score of `{reference.name}` to use", span, hint))
+            self.problems.append(
+                Diagnostic("AC302", f"name the score of `{reference.name}` to use", span, hint)
+            )
             return None
         return self._at(readings(self.nodes, indices, reference.output), reference, place)
 
@@ -143,10 +149,14 @@ class _Expander:
     ) -> list[Binding] | None:
         if reference.output or reference.at:
             hint = f"write `{declared.name}` alone"
-            self.problems.append(Diagnostic("AC302", f"`{declared.name}` is declared: it has no outputs", span, hint))
+            self.problems.append(
+                Diagnostic("AC302", f"`{declared.name}` is declared: it has no outputs", span, hint)
+            )
             return None
         chat = getattr(declared.value, "chat", None)
-        made = Port(type=declared.type, name=declared.name, declared=declared.value, chat=chat, base=declared.name)
+        made = Port(
+            type=declared.type, name=declared.name, declared=declared.value, chat=chat, base=declared.name
+        )
         port = self._declared_ports.setdefault(declared.name, made)
         if not self._fits(reference, port, span, wanted):
             return None
@@ -164,9 +174,15 @@ class _Expander:
         names = [d.name for d in self.spec.declarations.values() if any(is_a(d.type, w) for w in wanted)]
         for stage, indices in self.by_stage.items():
             ports = self.nodes[indices[0]].outputs
-            names += [f"{stage}.{o}" if o else stage for o, p in ports.items() if any(is_a(p.type, w) for w in wanted)]
+            names += [
+                f"{stage}.{o}" if o else stage
+                for o, p in ports.items()
+                if any(is_a(p.type, w) for w in wanted)
+            ]
         names = [n for n in names if "~" not in n]
-        return f"these would do: {', '.join(names[:8])}" if names else "nothing in the spec is of that type yet"
+        return (
+            f"these would do: {', '.join(names[:8])}" if names else "nothing in the spec is of that type yet"
+        )
 
     def _at(self, readings: list[Binding], reference: Reference, place: Located) -> list[Binding] | None:
         """Read along another axis: keep the rows at the given values, and drop those axes."""
@@ -231,16 +247,18 @@ class _Expander:
             message = f"stage `{stage.name}` has no sweep or checkpoint to choose from"
             self.problems.append(Diagnostic("AC209", message, stage.body.place, hint))
             return None
-        over: set[AxisId] = set()
+        named: set[AxisId] = set()
         for name in wanted:
             found = {a for a in axes if axis_name(a) == name}
             if not found:
                 place = variant.body.items["over"].span
                 hint = near(name, map(axis_name, axes))
-                self.problems.append(Diagnostic("AC209", f"the candidates do not vary over `{name}`", place, hint))
+                self.problems.append(
+                    Diagnostic("AC209", f"the candidates do not vary over `{name}`", place, hint)
+                )
                 return None
-            over |= found
-        return over
+            named |= found
+        return named
 
     def _align(
         self, stage: Stage, variant: _Variant, name: str, candidates: list[Binding], found: list[Binding]
@@ -251,7 +269,9 @@ class _Expander:
         if ours != theirs:
             more = ", ".join(map(axis_name, sorted(theirs - ours)))
             less = ", ".join(map(axis_name, sorted(ours - theirs)))
-            words = [f"it also varies over {more}"] * bool(more) + [f"it does not vary over {less}"] * bool(less)
+            words = [f"it also varies over {more}"] * bool(more) + [f"it does not vary over {less}"] * bool(
+                less
+            )
             message = f"`{found[0].name}` does not line up with `{candidates[0].name}`: {' and '.join(words)}"
             self.problems.append(Diagnostic("AC208", message, variant.body.items[name].span))
             return None

@@ -28,7 +28,8 @@ def _declared(binding: Binding, contents: Mapping[str, str], memo: dict[str, Any
     assert declaration is not None
     if declaration.name not in memo:
         memo[declaration.name] = {
-            "declared": identity(declaration.value), "content": contents.get(declaration.name, "")
+            "declared": identity(declaration.value),
+            "content": contents.get(declaration.name, ""),
         }
     return memo[declaration.name]
 

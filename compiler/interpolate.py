@@ -47,14 +47,18 @@ def check(tree: Located, axes: Mapping[str, Iterable[AxisValue]]) -> list[Diagno
         if not isinstance(scalar.value, str) or "${" not in scalar.value:
             continue
         if "${" in _HOLE.sub("", scalar.value):
-            problems.append(Diagnostic("AC203", f"`{scalar.value}` opens `${{` without closing it", scalar.span))
+            problems.append(
+                Diagnostic("AC203", f"`{scalar.value}` opens `${{` without closing it", scalar.span)
+            )
         for name in _names(scalar.value):
             axis, _, attribute = name.partition(".")
             if not _NAME.match(name):
                 hint = "write `${axis}` or `${axis.field}`"
                 problems.append(Diagnostic("AC203", f"`${{{name}}}` is not a name", scalar.span, hint))
             elif axis not in axes:
-                problems.append(Diagnostic("AC201", f"there is no axis `{axis}`", scalar.span, near(axis, axes)))
+                problems.append(
+                    Diagnostic("AC201", f"there is no axis `{axis}`", scalar.span, near(axis, axes))
+                )
             elif attribute:
                 problems += _check_field(axis, attribute, axes[axis], scalar.span)
     return problems
@@ -66,7 +70,11 @@ def _check_field(axis: str, attribute: str, values: Iterable[AxisValue], span: S
         if _dig(value.record, attribute) is None:
             what = f"the value `{value.label}` of axis `{axis}`"
             message = f"{what} has no field `{attribute}`" if value.has_record else f"{what} is no record"
-            hint = near(attribute, value.record) if value.has_record else f"give it fields: `{value.label}: {{...}}`"
+            hint = (
+                near(attribute, value.record)
+                if value.has_record
+                else f"give it fields: `{value.label}: {{...}}`"
+            )
             problems.append(Diagnostic("AC202", message, span, hint, (("the value is at", value.place),)))
     return problems
 
@@ -96,4 +104,6 @@ def substitute(tree: Located, chosen: Mapping[str, AxisValue]) -> Located:
         value, place = _value(whole.group(1).strip(), chosen)
         return replace(made(value, tree), origin=place)
     origin = _value(_names(tree.value)[0], chosen)[1]
-    return replace(tree, value=_HOLE.sub(lambda m: str(_value(m[1].strip(), chosen)[0]), tree.value), origin=origin)
+    return replace(
+        tree, value=_HOLE.sub(lambda m: str(_value(m[1].strip(), chosen)[0]), tree.value), origin=origin
+    )

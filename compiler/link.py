@@ -81,7 +81,9 @@ def _link_stage(spec: Spec, stage: Stage) -> tuple[set[str], list[Diagnostic]]:
 def _unknown(spec: Spec, name: str, named: Located) -> Diagnostic:
     known = [*(s for s in spec.stages if "~" not in s), *spec.declarations]
     notes = (("expanded from", named.origin),) if named.origin else ()
-    return Diagnostic("AC301", f"there is no stage or declaration `{name}`", named.span, near(name, known), notes)
+    return Diagnostic(
+        "AC301", f"there is no stage or declaration `{name}`", named.span, near(name, known), notes
+    )
 
 
 def link(spec: Spec) -> tuple[Linked, list[Diagnostic]]:

@@ -132,7 +132,9 @@ class LocalRun:
             for s in (self.plan.steps[n] for n in self.plan.steps[index].needs)
         )
 
-    def _start_ready(self, context: Any, left: set[int], first: Mapping[str, int], height: list[int]) -> Iterator[Event]:
+    def _start_ready(
+        self, context: Any, left: set[int], first: Mapping[str, int], height: list[int]
+    ) -> Iterator[Event]:
         for index in sorted(left, key=lambda i: (-height[i], i)):
             if not self._ready(index, first):
                 continue
@@ -142,7 +144,9 @@ class LocalRun:
             if step.node.resources.gpus > len(self.capacity.gpus):
                 left.discard(index)
                 self.results[step.node.id] = "refused"
-                needed = f"it needs {step.node.resources.gpus} GPUs; this machine has {len(self.capacity.gpus)}"
+                needed = (
+                    f"it needs {step.node.resources.gpus} GPUs; this machine has {len(self.capacity.gpus)}"
+                )
                 yield Event(step.node.id, "refused", message=needed)
                 continue
             if asked > cpus or step.node.resources.gpus > len(gpus):

@@ -100,7 +100,9 @@ def _steps(program: Program, state: State) -> list[Step]:
     return steps
 
 
-def _decide(node: Node, key: str, needs: Sequence[int], steps: Sequence[Step], state: State) -> tuple[Action, str]:
+def _decide(
+    node: Node, key: str, needs: Sequence[int], steps: Sequence[Step], state: State
+) -> tuple[Action, str]:
     if key in state.sealed:
         return "reuse", "sealed in the store"
     if key in state.busy:
@@ -135,13 +137,17 @@ def _groups(program: Program, steps: Sequence[Step], state: State, max_array: in
     groups: list[JobGroup] = []
     for group, indices in members.items():
         needed = [steps[n] for i in indices for n in steps[i].needs]
-        after = dict.fromkeys(names[owner[s.key]] for s in needed if s.action == "run" and owner[s.key] != group)
+        after = dict.fromkeys(
+            names[owner[s.key]] for s in needed if s.action == "run" and owner[s.key] != group
+        )
         queued = dict.fromkeys(state.slurm_jobs[s.key] for s in needed if s.key in state.slurm_jobs)
         groups.append(JobGroup(names[group], tuple(indices), group[1], group[2], tuple(after), tuple(queued)))
     return groups
 
 
-def _names(experiment: str, groups: Sequence[tuple[str, Resources, int, int]]) -> dict[tuple[str, Resources, int, int], str]:
+def _names(
+    experiment: str, groups: Sequence[tuple[str, Resources, int, int]]
+) -> dict[tuple[str, Resources, int, int], str]:
     """Job names: experiment and stage, numbered where a stage needs several jobs."""
     total: dict[str, int] = {}
     for group in groups:
@@ -168,8 +174,13 @@ def _estimate(steps: Sequence[Step]) -> Estimate:
         finish.append(own + max((finish[i] for i in step.needs), default=0))
     count = {action: sum(s.action == action for s in steps) for action in ("run", "reuse", "wait", "blocked")}
     return Estimate(
-        nodes=len(steps), run=count["run"], reuse=count["reuse"], wait=count["wait"], blocked=count["blocked"],
-        cpu_hours_at_most=round(hours["cpu"], 2), gpu_hours_at_most=round(hours["gpu"], 2),
+        nodes=len(steps),
+        run=count["run"],
+        reuse=count["reuse"],
+        wait=count["wait"],
+        blocked=count["blocked"],
+        cpu_hours_at_most=round(hours["cpu"], 2),
+        gpu_hours_at_most=round(hours["gpu"], 2),
         critical_path_minutes_at_most=max(finish, default=0),
     )
 

@@ -96,13 +96,21 @@ def _content(declaration: Declaration, cache: Path | None) -> tuple[str, list[Di
         if isinstance(file, str):
             name = file.removeprefix(PACKAGE)
             problems.append(
-                Diagnostic("AC501", f"the Python package `{name}` is not installed", _place_of_path(declaration).span,
-                           f"pip install --no-deps {name.replace('_', '-')}")
+                Diagnostic(
+                    "AC501",
+                    f"the Python package `{name}` is not installed",
+                    _place_of_path(declaration).span,
+                    f"pip install --no-deps {name.replace('_', '-')}",
+                )
             )
         elif not file.exists():
             problems.append(
-                Diagnostic("AC501", f"{file} is not there", _place_of_path(declaration).span,
-                           f"give another with `--set {declaration.section}.{declaration.name}.path=FILE`")
+                Diagnostic(
+                    "AC501",
+                    f"{file} is not there",
+                    _place_of_path(declaration).span,
+                    f"give another with `--set {declaration.section}.{declaration.name}.path=FILE`",
+                )
             )
         else:
             digests.append(fingerprint(file, cache))

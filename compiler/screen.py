@@ -33,7 +33,12 @@ def _watch_live(local: LocalRun, total: int) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with Bars(*columns, TimeElapsedColumn(), transient=True) as bars:
         whole = bars.add_task("nodes", total=total, note="")
         tasks: dict[str, Any] = {}
@@ -50,7 +55,9 @@ def _watch_live(local: LocalRun, total: int) -> None:
             bars.advance(whole)
             if event.node in tasks:
                 bars.remove_task(tasks.pop(event.node))
-            bars.console.print(_line(event, len(local.results), total), highlight=False, markup=False, soft_wrap=True)
+            bars.console.print(
+                _line(event, len(local.results), total), highlight=False, markup=False, soft_wrap=True
+            )
 
 
 def watch_run(local: LocalRun, store: Store) -> bool:

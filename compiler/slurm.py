@@ -50,7 +50,9 @@ def dependency(slurm_ids: Iterable[str]) -> tuple[str, ...]:
     return (f"--dependency=afterany:{ids}",) if ids else ()
 
 
-def make_script(plan: Plan, job: JobGroup, profile: Profile, store: Store, ids: Mapping[str, str], token: str) -> Script:
+def make_script(
+    plan: Plan, job: JobGroup, profile: Profile, store: Store, ids: Mapping[str, str], token: str
+) -> Script:
     """The sbatch call of a job; `ids` gives the Slurm ids of the jobs it comes after."""
     program = plan.program
     tasks = tuple(str(description_path(store, program, plan.steps[i].key)) for i in job.steps)
@@ -98,7 +100,17 @@ def _squeue() -> list[dict[str, str]]:
 
 
 ENDED = frozenset(
-    ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED", "TIMEOUT")
+    (
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "REVOKED",
+        "TIMEOUT",
+    )
 )
 
 
@@ -199,8 +211,12 @@ def _submit_one(plan: Plan, job: JobGroup, profile: Profile, store: Store, ids: 
     write_json(script.job_file, {"descriptions": list(script.tasks)})
     record = store.root / ".submissions" / f"{token}.json"
     told = {
-        "token": token, "experiment": plan.program.spec.experiment, "job": job.name, "time": time.time(),
-        "keys": [plan.steps[i].key for i in job.steps], "slurm_id": None,
+        "token": token,
+        "experiment": plan.program.spec.experiment,
+        "job": job.name,
+        "time": time.time(),
+        "keys": [plan.steps[i].key for i in job.steps],
+        "slurm_id": None,
     }
     write_json(record, told)  # the intent, before anything is asked of Slurm
     try:
@@ -236,5 +252,3 @@ def submission_lock(store: Store, wait_s: float = 60.0) -> Any:
         if time.monotonic() > deadline:
             raise UsageError(f"another `alignc submit` has been at work on {store.root} for {wait_s:.0f} s")
         time.sleep(0.2)
-
-

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from yamlcore import CCoreLoader  # type: ignore[import-untyped]
+from yamlcore import CCoreLoader
 
 from compiler.errors import NOWHERE, Diagnostic, Span, SpecError
 
@@ -126,7 +126,9 @@ class _Reader:
         self.count += 1
         if self.count > MAX_NODES or depth > 60 or id(node) in self.open:
             if not any(p.code == "AC007" for p in self.problems):
-                self.problems.append(Diagnostic("AC007", "the text unfolds to too much (aliases of aliases?)", span))
+                self.problems.append(
+                    Diagnostic("AC007", "the text unfolds to too much (aliases of aliases?)", span)
+                )
             return Located(None, span, key)
         if isinstance(node, yaml.ScalarNode):
             return Located(self._scalar(node, loader, span), span, key)
@@ -174,7 +176,12 @@ def merge(under: Located, over: Located, path: tuple[str, ...] = ()) -> Located:
 
     A list of names over an axis of records chooses from the records, in the list's order.
     """
-    if len(path) == 2 and path[0] == "axes" and isinstance(under.value, dict) and isinstance(over.value, tuple):
+    if (
+        len(path) == 2
+        and path[0] == "axes"
+        and isinstance(under.value, dict)
+        and isinstance(over.value, tuple)
+    ):
         names = [str(element.value) for element in over.value]
         empty = {name: made({}, element) for name, element in zip(names, over.value, strict=True)}
         return replace(over, value={name: under.value.get(name, empty[name]) for name in names})
@@ -206,7 +213,9 @@ class _Loader:
     def load(self, path: str, chain: tuple[str, ...], asked: Span | None) -> Located | None:
         where = asked or Span(path, 1, 1, 2)
         if path in chain:
-            self.problems.append(Diagnostic("AC004", f"{path} includes itself: {' -> '.join((*chain, path))}", where))
+            self.problems.append(
+                Diagnostic("AC004", f"{path} includes itself: {' -> '.join((*chain, path))}", where)
+            )
             return None
         try:
             text = self.read_text(path)
@@ -256,7 +265,9 @@ class _Loader:
                 if a.plain() != b.plain():
                     self.problems.append(
                         Diagnostic(
-                            "AC005", f"two included files define `{section}.{name}` differently", b.place,
+                            "AC005",
+                            f"two included files define `{section}.{name}` differently",
+                            b.place,
                             "rename one, or define it in the including spec, which overrides both",
                             (("the other is at", a.place),),
                         )
@@ -292,7 +303,9 @@ def _placed(tree: Located, span: Span) -> Located:
     return Located(tree.value, span, span)
 
 
-def load(path: str, overrides: Sequence[str], read_text: Callable[[str], str]) -> tuple[Source, list[Diagnostic]]:
+def load(
+    path: str, overrides: Sequence[str], read_text: Callable[[str], str]
+) -> tuple[Source, list[Diagnostic]]:
     """Read a spec with its includes and overrides, and report all that is wrong with the text.
 
     What could be read is returned all the same, so that later passes find their errors too. Raises

@@ -31,7 +31,9 @@ class Published(Frozen):
 
     file: str = Field(description="a CSV file, relative to the spec")
     row: str = Field(description="CSV column that holds our row labels")
-    columns: dict[str, dict[str, str]] = Field(description="our column -> {CSV column: value} that choose its rows")
+    columns: dict[str, dict[str, str]] = Field(
+        description="our column -> {CSV column: value} that choose its rows"
+    )
     value: str = Field("win_rate", description="CSV column of the number")
     standard_error: str = Field("standard_error", description="CSV column of its standard error")
 
@@ -103,7 +105,9 @@ def read_spec(source: Source) -> tuple[Spec, list[Diagnostic]]:
     tree = source.tree
     for name, value in tree.items.items():
         if name not in TOP:
-            problems.append(Diagnostic("AC101", f"a spec has no section `{name}`", value.place, near(name, TOP)))
+            problems.append(
+                Diagnostic("AC101", f"a spec has no section `{name}`", value.place, near(name, TOP))
+            )
 
     def section(name: str) -> dict[str, Located]:
         found = tree.items.get(name)
@@ -114,7 +118,9 @@ def read_spec(source: Source) -> tuple[Spec, list[Diagnostic]]:
         for key, entry in found.items.items():
             if not _NAME.match(key):
                 hint = "use letters, digits, `_` and `-`, beginning with a letter"
-                problems.append(Diagnostic("AC106", f"`{key}` is not a good name in `{name}`", entry.place, hint))
+                problems.append(
+                    Diagnostic("AC106", f"`{key}` is not a good name in `{name}`", entry.place, hint)
+                )
         return found.items
 
     axes = {name: _axis(name, body, problems) for name, body in section("axes").items()}
@@ -161,7 +167,9 @@ def _axis(name: str, body: Located, problems: list[Diagnostic]) -> tuple[AxisVal
     seen: set[Any] = set()
     for value in values:
         if value.label in seen:
-            problems.append(Diagnostic("AC003", f"axis `{name}` has the value `{value.label}` twice", value.place))
+            problems.append(
+                Diagnostic("AC003", f"axis `{name}` has the value `{value.label}` twice", value.place)
+            )
         seen.add(value.label)
     return tuple(values)
 
@@ -225,7 +233,9 @@ def _kind(name: str, body: Located, problems: list[Diagnostic]) -> StageKind | N
     kind = stage_kind(str(written.value))
     if kind is None:
         hint = near(str(written.value), kind_names())
-        problems.append(Diagnostic("AC105", f"there is no stage kind `{written.plain()}`", written.span, hint))
+        problems.append(
+            Diagnostic("AC105", f"there is no stage kind `{written.plain()}`", written.span, hint)
+        )
     return kind
 
 
@@ -255,14 +265,18 @@ def _sweep(name: str, body: Located, problems: list[Diagnostic]) -> dict[str, Lo
     if written is None:
         return {}
     if not isinstance(written.value, dict):
-        problems.append(Diagnostic("AC104", f"`sweep` of stage `{name}` is a mapping key -> values", written.span))
+        problems.append(
+            Diagnostic("AC104", f"`sweep` of stage `{name}` is a mapping key -> values", written.span)
+        )
         return {}
     found: dict[str, Located] = {}
     for key, values in written.items.items():
         if not values.elements:
             problems.append(Diagnostic("AC207", f"the sweep of `{key}` is a list of values", values.span))
         elif any(isinstance(v.value, (dict, tuple)) for v in values.elements):
-            problems.append(Diagnostic("AC207", f"the sweep of `{key}` holds more than plain values", values.span))
+            problems.append(
+                Diagnostic("AC207", f"the sweep of `{key}` holds more than plain values", values.span)
+            )
         elif key in body.items:
             message = f"stage `{name}` sets `{key}` and sweeps it"
             problems.append(Diagnostic("AC207", message, values.place, "remove one of the two"))
@@ -271,7 +285,9 @@ def _sweep(name: str, body: Located, problems: list[Diagnostic]) -> dict[str, Lo
     return found
 
 
-def _tables(entries: Mapping[str, Located], problems: list[Diagnostic]) -> dict[str, tuple[TableSpec, Located]]:
+def _tables(
+    entries: Mapping[str, Located], problems: list[Diagnostic]
+) -> dict[str, tuple[TableSpec, Located]]:
     found: dict[str, tuple[TableSpec, Located]] = {}
     for name, body in entries.items():
         table, wrong = validate(TableSpec, body, f"table `{name}`")

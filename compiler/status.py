@@ -32,6 +32,7 @@ def node_states(program: Program, store: Store, queued: Mapping[str, Queued]) ->
     """The state of every node: seals first, then live owners, then the queue, then failures."""
     state = survey(store, program.keys, {})
     states: list[NodeState] = []
+    phase: Phase
     for node, key in zip(program.graph.nodes, program.keys, strict=True):
         bad = [states[i].id for i in node.needs if states[i].phase in ("failed", "blocked")]
         if key in state.sealed:

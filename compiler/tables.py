@@ -85,10 +85,18 @@ class _Resolver:
         if len(self.problems) > before:
             return None
         header = "" if stages_as_rows else ", ".join(self._row_axes())
-        comparisons = self._row_comparisons(columns, rows) if stages_as_rows else self._comparisons(columns, rows)
+        comparisons = (
+            self._row_comparisons(columns, rows) if stages_as_rows else self._comparisons(columns, rows)
+        )
         return Table(
-            self.name, self.table.caption, header, tuple(columns), tuple(rows), tuple(self.table.over),
-            tuple(comparisons), tuple(self._published(rows)),
+            self.name,
+            self.table.caption,
+            header,
+            tuple(columns),
+            tuple(rows),
+            tuple(self.table.over),
+            tuple(comparisons),
+            tuple(self._published(rows)),
         )
 
     def _columns(self) -> list[tuple[str, str]]:
@@ -128,7 +136,9 @@ class _Resolver:
             if len(values) > 1 and axis_name(axis) not in self.table.over:
                 name = axis_name(axis)
                 self.problem(
-                    "AC401", f"{what} has a value for each `{name}`", place,
+                    "AC401",
+                    f"{what} has a value for each `{name}`",
+                    place,
                     f"choose one with `select`, put `{name}` in `rows`, or average with `over: [{name}]`",
                 )
                 break
@@ -229,23 +239,42 @@ class _Resolver:
         except OSError as error:
             self.problem("AC403", f"cannot read {path}: {error.strerror}", place)
             return []
-        asked = {wanted.row, wanted.value, wanted.standard_error, *(k for m in wanted.columns.values() for k in m)}
+        asked = {
+            wanted.row,
+            wanted.value,
+            wanted.standard_error,
+            *(k for m in wanted.columns.values() for k in m),
+        }
         missing = sorted(asked - set(lines[0] if lines else ()))
         if missing:
-            self.problem("AC403", f"{path} has no column {', '.join(missing)}", place, near(missing[0], lines[0] if lines else ()))
+            self.problem(
+                "AC403",
+                f"{path} has no column {', '.join(missing)}",
+                place,
+                near(missing[0], lines[0] if lines else ()),
+            )
             return []
-        return [v for row in rows for column in wanted.columns if (v := _look_up(wanted, lines, row.label, column))]
+        return [
+            v
+            for row in rows
+            for column in wanted.columns
+            if (v := _look_up(wanted, lines, row.label, column))
+        ]
 
 
 PAIRED = ("win_rate", "accuracy")  # scores that have one value for each prompt
 
 
-def _look_up(wanted: Published, lines: Sequence[Mapping[str, str]], row: str, column: str) -> PublishedValue | None:
+def _look_up(
+    wanted: Published, lines: Sequence[Mapping[str, str]], row: str, column: str
+) -> PublishedValue | None:
     match = wanted.columns[column]
     for line in lines:
         if line[wanted.row] == row and all(line[k] == v for k, v in match.items()) and line[wanted.value]:
             error = line[wanted.standard_error]
-            return PublishedValue(row, column, float(line[wanted.value]), float(error) if error else None, wanted.file)
+            return PublishedValue(
+                row, column, float(line[wanted.value]), float(error) if error else None, wanted.file
+            )
     return None
 
 
@@ -256,7 +285,7 @@ def _at(binding: Binding, names: Sequence[str]) -> tuple[Label | None, ...]:
 
 
 def resolve_tables(spec: Spec, graph: Graph, *, whole: bool) -> tuple[tuple[Table, ...], list[Diagnostic]]:
-    """Every table. With `whole` false some stages are missing from the graph, and tables keep quiet about them."""
+    """Every table. With `whole` false the graph lacks broken stages, and tables keep quiet about them."""
     problems: list[Diagnostic] = []
     tables: list[Table] = []
     for name, (table, body) in spec.tables.items():
@@ -266,5 +295,3 @@ def resolve_tables(spec: Spec, graph: Graph, *, whole: bool) -> tuple[tuple[Tabl
         if resolved is not None:
             tables.append(resolved)
     return tuple(tables), problems
-
-

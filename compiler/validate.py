@@ -47,8 +47,11 @@ def _fields(type_: Any, path: Sequence[str | int]) -> list[str]:
     models = _models(type_)
     for step in path:
         models = [
-            model for owner in models for name, info in owner.model_fields.items()
-            if (info.alias or name) == step for model in _models(info.annotation)
+            model
+            for owner in models
+            for name, info in owner.model_fields.items()
+            if (info.alias or name) == step
+            for model in _models(info.annotation)
         ]
     return list(dict.fromkeys(info.alias or name for m in models for name, info in m.model_fields.items()))
 
@@ -60,7 +63,9 @@ def _finding(error: Any, tree: Located, what: str, type_: Any) -> Diagnostic:
     here, depth = tree.find(path)
     name = ".".join(str(p) for p in path)
     if kind == "extra_forbidden":
-        return Diagnostic("AC101", f"{what} has no key `{name}`", here.place, near(last, _fields(type_, path[:-1])))
+        return Diagnostic(
+            "AC101", f"{what} has no key `{name}`", here.place, near(last, _fields(type_, path[:-1]))
+        )
     if kind in ("missing", "union_tag_not_found"):
         wanted = str(error.get("ctx", {}).get("discriminator", last)).strip("'")
         parent, _ = tree.find(path[:-1] if depth < len(path) else path)
@@ -70,7 +75,9 @@ def _finding(error: Any, tree: Located, what: str, type_: Any) -> Diagnostic:
         tag = str(context["discriminator"]).strip("'")
         here = here.items.get(tag, here)
         known = [t.strip(" '") for t in str(context["expected_tags"]).split(",")]
-        return Diagnostic("AC103", f"unknown {tag} `{context['tag']}`", here.span, near(str(context["tag"]), known))
+        return Diagnostic(
+            "AC103", f"unknown {tag} `{context['tag']}`", here.span, near(str(context["tag"]), known)
+        )
     message = error["msg"].removeprefix("Value error, ")
     subject = f"`{name}` of {what}: " if name else f"{what}: "
     hint = ""
@@ -78,14 +85,20 @@ def _finding(error: Any, tree: Located, what: str, type_: Any) -> Diagnostic:
         known = [w.strip("'\" ") for w in error["ctx"]["expected"].replace(" or ", ",").split(",")]
         hint = near(here.value, known)
     shown = f", not {here.plain()!r}" if depth == len(path) and path and not here.items else ""
-    return Diagnostic("AC103", f"{subject}{message[0].lower()}{message[1:]}{shown}", here.span, hint, _notes(here))
+    return Diagnostic(
+        "AC103", f"{subject}{message[0].lower()}{message[1:]}{shown}", here.span, hint, _notes(here)
+    )
 
 
 def validate(type_: Any, tree: Located, what: str) -> tuple[Any, list[Diagnostic]]:
     """`tree` as a value of `type_`, or None with every finding."""
     if isinstance(type_, type) and issubclass(type_, BaseModel) and not isinstance(tree.value, dict):
-        return None, [Diagnostic("AC104", f"{what} is a mapping, not {tree.plain()!r}", tree.span, notes=_notes(tree))]
+        return None, [
+            Diagnostic("AC104", f"{what} is a mapping, not {tree.plain()!r}", tree.span, notes=_notes(tree))
+        ]
     try:
         return _adapter(type_).validate_python(tree.plain()), []
     except ValidationError as error:
-        return None, [_finding(e, tree, what, type_) for e in error.errors(include_url=False, include_input=False)]
+        return None, [
+            _finding(e, tree, what, type_) for e in error.errors(include_url=False, include_input=False)
+        ]
