@@ -313,7 +313,7 @@ def test_prepare_without_splits_in_file_order(store: Store, tmp_path: Path) -> N
     [
         ({"split": {"a": 1, "b": "rest"}, "limit": 1}, "split 'b' is empty: rest of 1 rows"),
         ({"split": {"a": "10%"}}, "split 'a' is empty: 10% of 3 rows"),
-        ({"split": {"a": 4}}, "too few rows"),
+        ({"split": {"a": 4}}, "3 rows are too few"),
         ({"max_prompt_chars": 1}, "split 'data' is empty"),
     ],
 )

@@ -99,7 +99,7 @@ def shares(split: Mapping[str, str | int], total: int) -> dict[str, int]:
     counts = {name: _count(name, share, total) for name, share in split.items() if share != REST}
     left = total - sum(counts.values())
     if left < 0:
-        raise ValueError(f"the splits ask for {total - left} rows, and there are {total}")
+        raise ValueError("the splits together ask for more than all rows")
     return {name: counts.get(name, left) for name in split}
 
 
@@ -144,7 +144,9 @@ def _splits(config: Prepare, rows: list[Row]) -> dict[str, Sequence[Row]]:
     try:
         splits = cut(rows, config.split or {"": REST})
     except ValueError as error:
-        raise JobError(f"the source gives too few rows: {error}; lower `split`, or the filters") from error
+        raise JobError(
+            f"{len(rows)} rows are too few: {error}; lower `split`, or loosen the filters"
+        ) from error
     for name, part in splits.items():
         if not part:
             share = (config.split or {}).get(name, REST)
@@ -186,6 +188,11 @@ def run(job: Job) -> None:
 
 
 STAGE = StageKind(
-    name="prepare", version=1, config=Prepare, outputs=outputs, run=run, check=check,
+    name="prepare",
+    version=1,
+    config=Prepare,
+    outputs=outputs,
+    run=run,
+    check=check,
     resources=Resources(minutes=30),
 )
