@@ -27,10 +27,11 @@ class OpenAiChat:
         self._limit_name = "max_tokens" if declaration.base_url else "max_completion_tokens"
 
     async def ask(self, request: Request) -> Reply:
+        name = self._limit_name  # another request may change it meanwhile
         try:
-            return await self._try(request)
+            return await self._try(request, name)
         except BadRequestError as error:
-            if self._limit_name == "max_completion_tokens" or "max_completion_tokens" not in str(error):
+            if name == "max_completion_tokens" or "max_completion_tokens" not in str(error):
                 raise self._meaning(error) from error
         except APIStatusError as error:
             raise self._meaning(error) from error
@@ -52,11 +53,11 @@ class OpenAiChat:
             model=declared.model,
         )
 
-    def _arguments(self, request: Request) -> dict[str, Any]:
+    def _arguments(self, request: Request, limit_name: str) -> dict[str, Any]:
         made: dict[str, Any] = {
             "model": self._declaration.model,
             "messages": [{"role": m.role, "content": m.content} for m in request.messages],
-            self._limit_name: request.max_tokens,
+            limit_name: request.max_tokens,
         }
         if (
             request.temperature != 1.0 or self._declaration.base_url
@@ -66,9 +67,9 @@ class OpenAiChat:
             made["seed"] = request.seed
         return made
 
-    async def _try(self, request: Request) -> Reply:
+    async def _try(self, request: Request, limit_name: str) -> Reply:
         try:
-            return _read(await self._client.chat.completions.create(**self._arguments(request)))
+            return _read(await self._client.chat.completions.create(**self._arguments(request, limit_name)))
         except APIStatusError:
             raise
         except APITimeoutError as error:

@@ -1,0 +1,431 @@
+"""The client over the real SDKs and a real server: each request is settled once, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from runtime.declare import LLM
+from runtime.job import JobError
+from runtime.llms import client
+from runtime.llms.base import Failure, Message, Outcome, Reply, Request
+from runtime.llms.client import addressed, ask_all, backoff_s
+from runtime.llms.http import meaning, retry_after_s, told
+from runtime.llms.ledger import Ledger
+from tests.judge_server import (
+    Fault,
+    JudgeServer,
+    Seen,
+    anthropic_reply,
+    error,
+    openai_reply,
+    rate_limited,
+)
+
+KEY = "sk-test-4b1f9c0d2e7a"
+
+pytestmark = pytest.mark.sdk
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short back-off, a key, and no proxy between us and ourselves."""
+    monkeypatch.setattr(client, "BACKOFF_S", 0.01)
+    monkeypatch.setenv("TEST_KEY", KEY)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def server() -> Iterator[JudgeServer]:
+    with JudgeServer() as running:
+        yield running
+
+
+@pytest.fixture(params=["openai", "anthropic"])
+def llm(request: pytest.FixtureRequest, server: JudgeServer) -> Callable[..., LLM]:
+    """Declares an llm of either protocol at the server."""
+    provider: str = request.param
+
+    def declare(**more: Any) -> LLM:
+        limits = {"concurrency": 8, "timeout_s": 5, "attempts": 6} | more.pop("limits", {})
+        value = {"provider": provider, "model": "judge", "base_url": getattr(server, provider),
+                 "api_key_env": "TEST_KEY", "limits": limits, **more}  # fmt: skip
+        return TypeAdapter[LLM](LLM).validate_python(value)
+
+    return declare
+
+
+def requests(n: int) -> list[Request]:
+    return [Request(f"r{i}", (Message("user", f"question {i}"),), max_tokens=20) for i in range(n)]
+
+
+def texts(outcomes: dict[str, Outcome]) -> dict[str, str]:
+    return {id_: o.text if isinstance(o, Reply) else f"!{o.kind}" for id_, o in outcomes.items()}
+
+
+def echo(seen: Seen) -> str:
+    return f"re: {seen.text}"
+
+
+def ask(llm: LLM, asked: list[Request], path: Path) -> dict[str, Outcome]:
+    with Ledger(path) as ledger:
+        return ask_all(llm, asked, ledger)
+
+
+def settled(path: Path) -> Counter[str]:
+    return Counter(json.loads(line)["id"] for line in path.read_text().splitlines())
+
+
+# ---------------------------------------------------------------- answers
+
+
+def test_every_request_is_answered_once(server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path) -> None:
+    server.answer = echo
+    declared = llm(usd_per_million_input=2.0, usd_per_million_output=10.0)
+    outcomes = ask(declared, requests(50), tmp_path / "l")
+    assert texts(outcomes) == {f"r{i}": f"re: question {i}" for i in range(50)}
+    assert len(server.seen) == 50 and server.most_at_once <= 8
+    assert settled(tmp_path / "l") == Counter(outcomes.keys())
+    reply = outcomes["r0"]
+    assert isinstance(reply, Reply)
+    assert reply.model == "judge-snapshot"
+    assert reply.cost_usd == pytest.approx((2 * 2.0 + 4 * 10.0) / 1e6)
+    assert reply.latency_s > 0
+
+
+def test_what_is_sent(server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path) -> None:
+    asked = Request(
+        "a", (Message("system", "Template."), Message("user", "Hi")), temperature=0.25, max_tokens=7, seed=3
+    )
+    ask(llm(system="Declared."), [asked], tmp_path / "l")
+    (seen,) = server.seen
+    body = seen.body
+    assert body["model"] == "judge" and body["temperature"] == 0.25 and body["max_tokens"] == 7
+    if seen.path == "/v1/messages":
+        assert body["system"] == "Declared.\n\nTemplate."
+        assert body["messages"] == [{"role": "user", "content": "Hi"}]
+    else:
+        assert body["messages"][0] == {"role": "system", "content": "Declared.\n\nTemplate."}
+        assert body["seed"] == 3
+    assert KEY in seen.headers.get("authorization", "") + seen.headers.get("x-api-key", "")
+
+
+def test_equal_requests_are_asked_once(server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path) -> None:
+    same = [Request(f"r{i}", (Message("user", "the same"),)) for i in range(5)]
+    outcomes = ask(llm(), same, tmp_path / "l")
+    assert len(server.seen) == 1 and len(outcomes) == 5 and len(set(map(id, outcomes.values()))) == 1
+    assert settled(tmp_path / "l") == Counter(["r0"])
+
+
+def test_answered_requests_are_not_asked_again(
+    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path
+) -> None:
+    told_of: list[tuple[int, int]] = []
+    ask(llm(), requests(5), tmp_path / "l")
+    with Ledger(tmp_path / "l") as ledger:
+        outcomes = ask_all(
+            llm(), requests(8), ledger, lambda done, total, text: told_of.append((done, total))
+        )
+    assert len(server.seen) == 8 and len(outcomes) == 8
+    assert told_of == [(6, 8), (7, 8), (8, 8)]
+
+
+def test_two_requests_of_one_id_are_refused(llm: Callable[..., LLM], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="same id"):
+        ask(llm(), [*requests(1), *requests(1)], tmp_path / "l")
+
+
+# ---------------------------------------------------------------- faults
+
+
+FAULTS = {
+    "rate limit": rate_limited(0.2),
+    "rate limit without a time": Fault(429, body={"error": {"message": "slow down"}}),
+    "overloaded": error(529, "overloaded"),
+    "server error": error(500),
+    "bad gateway in HTML": Fault(502, {"content-type": "text/html"}, "<html>bad gateway</html>"),
+    "reset": Fault(reset=True),
+    "slow": Fault(slow=3),
+    "not JSON": Fault(200, body="{torn"),
+    "not JSON by its type": Fault(200, {"content-type": "text/plain"}, "busy"),
+    "another shape": Fault(200, body={"hello": 1}),
+    "a list": Fault(200, body=[1]),
+    "null": Fault(200, body=None),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_passing_faults_are_overcome(
+    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path, name: str
+) -> None:
+    """Every third first try fails; all requests are answered, and each goes to the ledger once."""
+    server.answer = echo
+    server.script = lambda number, seen: FAULTS[name] if number % 3 == 0 and number < 12 else None
+    outcomes = ask(llm(limits={"timeout_s": 0.4}), requests(12), tmp_path / "l")
+    assert texts(outcomes) == {f"r{i}": f"re: question {i}" for i in range(12)}
+    assert settled(tmp_path / "l") == Counter(outcomes.keys())
+    assert len(server.seen) == 16
+    attempts = [json.loads(line)["attempts"] for line in (tmp_path / "l").read_text().splitlines()]
+    assert sum(attempts) == 16
+
+
+def test_all_wait_as_long_as_the_server_asked(
+    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path
+) -> None:
+    arrived: list[float] = []
+
+    def script(number: int, seen: Seen) -> Fault | None:
+        arrived.append(time.monotonic())
+        return rate_limited(1) if number == 0 else None
+
+    server.script = script
+    ask(llm(limits={"concurrency": 1}), requests(4), tmp_path / "l")
+    assert arrived[1] - arrived[0] >= 1.0
+    assert arrived[-1] - arrived[1] < 0.5
+
+
+def test_requests_a_minute_hold(server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path) -> None:
+    started = time.monotonic()
+    ask(llm(limits={"requests_per_minute": 600}), requests(11), tmp_path / "l")
+    assert time.monotonic() - started >= 0.99
+
+
+def test_one_bad_request_is_left_out(server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path) -> None:
+    def script(number: int, seen: Seen) -> Fault | None:
+        return error(400, "too long", type="invalid_request_error") if seen.text == "question 3" else None
+
+    server.script = script
+    outcomes = ask(llm(), requests(6), tmp_path / "l")
+    failure = outcomes["r3"]
+    assert isinstance(failure, Failure) and failure.kind == "bad_request" and "too long" in failure.message
+    assert sum(isinstance(o, Reply) for o in outcomes.values()) == 5 and len(server.seen) == 6
+
+
+def test_refusals_and_filters_are_failures_of_their_own(
+    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path
+) -> None:
+    def script(number: int, seen: Seen) -> Fault | None:
+        if seen.path.endswith("/messages"):
+            body: dict[str, Any] = anthropic_reply(seen, "") | {"content": [], "stop_reason": "refusal"}
+        else:
+            body = openai_reply(seen, "")
+            body["choices"][0]["message"] = {"role": "assistant", "content": None, "refusal": "I will not"}
+        return Fault(200, body=body) if seen.text == "question 1" else None
+
+    server.script = script
+    assert texts(ask(llm(), requests(3), tmp_path / "l"))["r1"] == "!refused"
+    assert len(server.seen) == 3
+
+
+def test_persistent_faults_end_in_a_failure(
+    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path
+) -> None:
+    server.script = lambda number, seen: error(503, "down") if seen.text == "question 2" else None
+    outcomes = ask(llm(limits={"attempts": 3}), requests(5), tmp_path / "l")
+    assert texts(outcomes)["r2"] == "!server" and len(server.seen) == 4 + 3
+    server.script = None
+    again = ask(llm(), requests(5), tmp_path / "l")  # a failure is asked again, a reply is not
+    assert isinstance(again["r2"], Reply) and len(server.seen) == 8
+
+
+# ---------------------------------------------------------------- the end of a run
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (error(401, f"bad key {KEY}"), "TEST_KEY was refused"),
+        (error(403, "country not supported"), "may not do this"),
+        (error(404, "no model judge"), "no such model or address: 'judge'"),
+        (error(429, "You exceeded your quota", code="insufficient_quota"), "out of money or quota"),
+        (error(400, "Your credit balance is too low"), "out of money"),
+        (
+            error(400, "Unsupported value: `temperature`", param="temperature"),
+            "does not take this temperature",
+        ),
+    ],
+)
+def test_fatal_answers_stop_the_run_and_lose_nothing(
+    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path, fault: Fault, words: str
+) -> None:
+    server.script = lambda number, seen: fault if number >= 20 else None
+    with pytest.raises(JobError, match=words) as caught:
+        ask(llm(), requests(100), tmp_path / "l")
+    assert KEY not in str(caught.value)
+    assert len(server.seen) <= 20 + 8
+    assert len(settled(tmp_path / "l")) == 20
+    server.script = None
+    assert len(ask(llm(), requests(100), tmp_path / "l")) == 100
+    assert set(settled(tmp_path / "l").values()) == {1}
+
+
+def test_run_gives_up_where_nothing_succeeds(
+    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path
+) -> None:
+    server.script = lambda number, seen: error(500, "broken")
+    with pytest.raises(JobError, match="requests in a row failed; the last one: server: HTTP 500"):
+        ask(llm(limits={"attempts": 1}), requests(500), tmp_path / "l")
+    assert len(server.seen) < 40
+
+
+def test_run_gives_up_where_all_of_few_fail(
+    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path
+) -> None:
+    server.script = lambda number, seen: error(400, "max_tokens is too large")
+    with pytest.raises(JobError, match="every request failed"):
+        ask(llm(), requests(3), tmp_path / "l")
+
+
+def test_nobody_listens(llm: Callable[..., LLM], tmp_path: Path) -> None:
+    declared = llm(base_url="http://127.0.0.1:9", limits={"attempts": 2})
+    with pytest.raises(JobError, match="every request failed; the last one: connection"):
+        ask(declared, requests(3), tmp_path / "l")
+
+
+def test_missing_key_is_told_before_anything_is_asked(
+    llm: Callable[..., LLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TEST_KEY")
+    with pytest.raises(JobError, match="TEST_KEY is not set"):
+        ask(llm(base_url=None), requests(1), tmp_path / "l")
+
+
+def test_own_server_needs_no_key(
+    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TEST_KEY")
+    assert len(ask(llm(), requests(2), tmp_path / "l")) == 2
+
+
+def test_broken_key_is_refused(
+    llm: Callable[..., LLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_KEY", "sk-\u2026")
+    with pytest.raises(JobError, match="characters that no key has"):
+        ask(llm(), requests(1), tmp_path / "l")
+
+
+def test_token_limit_goes_by_the_name_that_the_server_knows(server: JudgeServer, tmp_path: Path) -> None:
+    def script(number: int, seen: Seen) -> Fault | None:
+        message = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+        return error(400, message, param="max_tokens") if "max_tokens" in seen.body else None
+
+    server.script = script
+    value = {"provider": "openai", "model": "judge", "base_url": server.openai, "limits": {"concurrency": 4}}
+    outcomes = ask(TypeAdapter[LLM](LLM).validate_python(value), requests(20), tmp_path / "l")
+    assert all(isinstance(o, Reply) for o in outcomes.values())
+    assert server.seen[-1].body["max_completion_tokens"] == 20
+    assert len(server.seen) <= 24
+
+
+def test_half_a_character_can_be_stored(server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path) -> None:
+    server.answer = lambda seen: "x \ud83d y"
+    assert texts(ask(llm(), requests(1), tmp_path / "l")) == {"r0": "x ? y"}
+
+
+# ---------------------------------------------------------------- signals and kills
+
+PROGRAM = """
+import signal, sys
+from pathlib import Path
+from pydantic import TypeAdapter
+from runtime.declare import LLM
+from runtime.llms.ledger import Ledger
+from runtime.llms.client import ask_all
+from tests.test_llms_client import requests
+
+class Interrupted(BaseException):
+    pass
+
+def interrupt(number, frame):
+    raise Interrupted(signal.Signals(number).name)
+
+signal.signal(signal.SIGTERM, interrupt)
+llm = TypeAdapter(LLM).validate_python(
+    {"provider": sys.argv[1], "model": "judge", "base_url": sys.argv[2], "limits": {"concurrency": 8}})
+with Ledger(Path(sys.argv[3])) as ledger:
+    try:
+        ask_all(llm, requests(200), ledger)
+    except Interrupted as error:
+        print("interrupted by", error)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_stopped_run_asks_again_only_what_is_missing(
+    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path, number: signal.Signals
+) -> None:
+    server.latency = 0.02
+    path = tmp_path / "l"
+    declared = llm()
+    words = [sys.executable, "-c", PROGRAM, declared.provider, getattr(server, declared.provider), str(path)]
+    running = subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": "."}
+    )
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and (not path.exists() or path.read_bytes().count(b"\n") < 40):
+        time.sleep(0.01)
+    running.send_signal(number)
+    out, _ = running.communicate(timeout=20)
+    if number is signal.SIGTERM:
+        assert out == "interrupted by SIGTERM\n"
+    kept = path.read_bytes().count(b"\n")
+    before = len(server.seen)
+    assert 40 <= kept < 200 and before - kept <= 8
+    outcomes = ask(declared, requests(200), path)
+    assert len(outcomes) == 200
+    assert len(server.seen) - before == 200 - kept
+    assert set(settled(path).values()) == {1}
+
+
+# ---------------------------------------------------------------- small parts
+
+
+def test_backoff_grows_and_obeys_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    from runtime.llms.base import Retryable
+
+    monkeypatch.setattr(client, "BACKOFF_S", 0.5)
+    for attempt in range(1, 12):
+        longest = min(client.LONGEST_BACKOFF_S, 0.5 * 2 ** (attempt - 1))
+        assert longest / 2 <= backoff_s(attempt, Retryable("server", "")) <= longest
+    assert 7 <= backoff_s(1, Retryable("rate_limit", "", 7)) <= 7.2
+    assert backoff_s(1, Retryable("rate_limit", "", 1e9)) <= client.LONGEST_RETRY_AFTER_S + 1
+
+
+def test_retry_after_is_read_in_all_its_forms() -> None:
+    from email.utils import formatdate
+
+    assert retry_after_s({"retry-after": "2.5"}) == 2.5
+    assert retry_after_s({"retry-after-ms": "250"}) == 0.25
+    assert retry_after_s({"retry-after": formatdate(time.time() + 30, usegmt=True)}) == pytest.approx(
+        30, abs=2
+    )
+    assert retry_after_s({"retry-after": "soon"}) is None
+    assert retry_after_s({"retry-after": "-3"}) == 0
+    assert retry_after_s({}) is None
+
+
+def test_server_words_are_stored_without_the_key() -> None:
+    assert told(f"your key {KEY} is bad", KEY) == "your key [key] is bad"
+    assert len(told("x" * 10_000, KEY)) <= 500
+    found = meaning(401, {}, {}, f"bad {KEY[:9]}...", variable="TEST_KEY", model="m")
+    assert KEY[:9] not in str(found)
+
+
+def test_declared_system_prompt_comes_first() -> None:
+    declared = TypeAdapter[LLM](LLM).validate_python({"provider": "openai", "model": "m", "system": "S"})
+    asked = Request("a", (Message("user", "x"),))
+    assert addressed(declared, asked).messages == (Message("system", "S"), Message("user", "x"))
+    plain = TypeAdapter[LLM](LLM).validate_python({"provider": "openai", "model": "m"})
+    assert addressed(plain, asked) is asked
