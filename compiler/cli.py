@@ -115,10 +115,10 @@ def _state(program: Program, store: Store) -> State:
     return survey(store, program.keys, _queued(store))
 
 
-def _plan(program: Program, store: Store, max_array: int | None = None) -> Plan:
+def _plan(program: Program, store: Store, *, on_slurm: bool = False, max_array: int | None = None) -> Plan:
     from compiler.plan import make_plan
 
-    return make_plan(program, _state(program, store), max_array=max_array)
+    return make_plan(program, _state(program, store), on_slurm=on_slurm, max_array=max_array)
 
 
 def _profile(program: Program, name: str | None) -> Any:
@@ -172,7 +172,8 @@ def plan(
     store = _store(store_path)
     program = _compile(spec, overrides, store)
     profile = _profile(program, cluster)
-    made = _plan(program, store, profile.max_array_size)
+    on_slurm = form == "sbatch" or cluster is not None
+    made = _plan(program, store, on_slurm=on_slurm, max_array=profile.max_array_size)
     if form == "sbatch":
         click.echo(emit.to_sbatch(made, profile, store))
     elif form == "text":
@@ -230,7 +231,7 @@ def submit(spec: str, store_path: str, overrides: tuple[str, ...], cluster: str 
     profile = _profile(program, cluster)
     lock = slurm.submission_lock(store)
     try:
-        made = _plan(program, store, profile.max_array_size)
+        made = _plan(program, store, on_slurm=True, max_array=profile.max_array_size)
         _hold_budget(made)
         for done in slurm.submit(made, profile, store):
             tasks = f"an array of {done.tasks}" if done.tasks > 1 else "one job"

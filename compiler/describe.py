@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from compiler.graph import Binding, Node, axis_name
-from compiler.plan import processes
 from compiler.program import Program
 from compiler.tables import Cell, Table
 from runtime.files import write_json
@@ -57,7 +56,7 @@ def describe_jobs(program: Program) -> Iterator[dict[str, Any]]:
             "recipe": identity.recipe,
             "config": configs[id(node.config)],
             "inputs": {name: [_input(program, b) for b in found] for name, found in node.inputs.items()},
-            "resources": {**node.resources.model_dump(mode="json"), "processes": processes(node)},
+            "resources": node.resources.model_dump(mode="json"),
             "spec": {**spec, "place": _place(node)},
         }
 

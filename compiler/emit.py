@@ -119,6 +119,7 @@ def to_text(plan: Plan, *, every_node: bool = False) -> str:
 def _sum(plan: Plan) -> list[str]:
     e = plan.estimate
     acts = [f"{e.run} to run (+)", f"{e.reuse} reused (=)", f"{e.wait} queued or running (>)"]
+    acts += [f"{e.blocked} blocked (x)"] if e.blocked else []
     lines = [", ".join(acts) + f"; {len(plan.jobs)} sbatch call{'s' * (len(plan.jobs) != 1)} on Slurm"]
     if e.run:
         gpu = f", {e.gpu_hours_at_most:g} GPU-hours" if e.gpu_hours_at_most else ""

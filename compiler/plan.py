@@ -87,12 +87,14 @@ def processes(node: Node) -> int:
     return int(getattr(parallel, "processes", 1))
 
 
-def _steps(program: Program, state: State) -> list[Step]:
+def _steps(program: Program, state: State, *, on_slurm: bool) -> list[Step]:
     steps: list[Step] = []
     first: dict[str, str] = {}
     for node, key in zip(program.graph.nodes, program.keys, strict=True):
         needs = tuple(node.needs)
-        action, why = _decide(node, key, needs, steps, state)
+        action, why = _decide(key, [steps[i] for i in needs], state)
+        if action == "run" and on_slurm:
+            action, why = _unsubmittable([steps[i] for i in needs], state) or (action, why)
         if action == "run" and key in first:
             why = f"the same work as {first[key]}, done once"
         first.setdefault(key, node.id)
@@ -100,20 +102,28 @@ def _steps(program: Program, state: State) -> list[Step]:
     return steps
 
 
-def _decide(
-    node: Node, key: str, needs: Sequence[int], steps: Sequence[Step], state: State
-) -> tuple[Action, str]:
+def _decide(key: str, needs: Sequence[Step], state: State) -> tuple[Action, str]:
     if key in state.sealed:
         return "reuse", "sealed in the store"
     if key in state.busy:
         return "wait", state.busy[key]
     if key in state.failed:
         return "run", f"its last try failed: {state.failed[key]}"
-    fresh = [steps[i].node.id for i in needs if steps[i].action != "reuse"]
+    fresh = [s.node.id for s in needs if s.action != "reuse"]
     if fresh:
         more = f" and {len(fresh) - 1} more" if len(fresh) > 1 else ""
         return "run", f"needs {fresh[0]}{more}, not made yet"
     return "run", "not made yet"
+
+
+def _unsubmittable(needs: Sequence[Step], state: State) -> tuple[Action, str] | None:
+    """Slurm cannot wait for a process that it did not start."""
+    for step in needs:
+        if step.action == "blocked":
+            return "blocked", f"needs {step.node.id}, which is blocked"
+        if step.action == "wait" and step.key not in state.slurm_jobs:
+            return "blocked", f"needs {step.node.id}, {step.why}: submit again when that is done"
+    return None
 
 
 def _group_key(step: Step) -> tuple[str, Resources, int]:
@@ -185,8 +195,13 @@ def _estimate(steps: Sequence[Step]) -> Estimate:
     )
 
 
-def make_plan(program: Program, state: State, *, max_array: int | None = None) -> Plan:
-    """Decide for every node, and group those to run into jobs."""
-    steps = _steps(program, state)
+def make_plan(
+    program: Program, state: State, *, on_slurm: bool = False, max_array: int | None = None
+) -> Plan:
+    """Decide for every node, and group those to run into jobs.
+
+    `on_slurm`: nodes that read what a process outside Slurm is making are blocked.
+    """
+    steps = _steps(program, state, on_slurm=on_slurm)
     groups = _groups(program, steps, state, max_array or max(1, len(steps)))
     return Plan(program, tuple(steps), tuple(groups), _estimate(steps))

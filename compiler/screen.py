@@ -1,10 +1,11 @@
-"""Shows a run as it goes: live bars in a terminal, plain lines elsewhere."""
+"""The part of the command line that shows a run as it goes: live bars in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 import click
@@ -23,10 +24,10 @@ def _line(event: Event, done: int, total: int) -> str:
 
 
 def _watch_plain(local: LocalRun, total: int) -> None:
-    done = 0
-    for event in local.run():
-        done += event.what != "started"
-        click.echo(_line(event, done, total))
+    with closing(local.run()) as events:  # closed also by Ctrl-C, which ends the jobs
+        for event in events:
+            if event.what != "blocked":
+                click.echo(_line(event, len(local.results), total))
 
 
 def _watch_live(local: LocalRun, total: int) -> None:
@@ -48,16 +49,17 @@ def _watch_live(local: LocalRun, total: int) -> None:
                 if node in tasks:
                     bars.update(tasks[node], completed=told.done, total=told.total or None, note=told.text)
 
-        for event in local.run(tick):
-            if event.what == "started":
-                tasks[event.node] = bars.add_task(event.node, total=None, note="")
-                continue
-            bars.advance(whole)
-            if event.node in tasks:
-                bars.remove_task(tasks.pop(event.node))
-            bars.console.print(
-                _line(event, len(local.results), total), highlight=False, markup=False, soft_wrap=True
-            )
+        with closing(local.run(tick)) as events:
+            for event in events:
+                if event.what == "started":
+                    tasks[event.node] = bars.add_task(event.node, total=None, note="")
+                    continue
+                bars.advance(whole)
+                if event.node in tasks:
+                    bars.remove_task(tasks.pop(event.node))
+                if event.what != "blocked":
+                    line = _line(event, len(local.results), total)
+                    bars.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def watch_run(local: LocalRun, store: Store) -> bool:
@@ -74,6 +76,9 @@ def watch_run(local: LocalRun, store: Store) -> bool:
         (_watch_live if sys.stdout.isatty() else _watch_plain)(local, total)
     except KeyboardInterrupt:
         return False
+    blocked = sum(how == "blocked" for how in local.results.values())
+    if blocked:
+        click.echo(f"{blocked} nodes blocked: they read one of the above")
     if total:
-        click.echo(f"{total} nodes in {time.monotonic() - started:.1f} s\n")
+        click.echo(f"{total - blocked} nodes in {time.monotonic() - started:.1f} s\n")
     return True

@@ -126,6 +126,9 @@ def read_spec(source: Source) -> tuple[Spec, list[Diagnostic]]:
     axes = {name: _axis(name, body, problems) for name, body in section("axes").items()}
     declarations = _declarations({name: section(name) for name in DECLARED}, problems)
     stages = _stages(section("stages"), declarations, problems)
+    cluster = tree.items.get("cluster")
+    if cluster is not None and not isinstance(cluster.value, str):
+        problems.append(Diagnostic("AC104", "`cluster` is the name of a profile", cluster.span))
     budget, found = validate(Budget, tree.items.get("budget") or Located({}, NOWHERE), "`budget`")
     problems += found
     spec = Spec(
@@ -135,7 +138,7 @@ def read_spec(source: Source) -> tuple[Spec, list[Diagnostic]]:
         declarations=declarations,
         stages=stages,
         tables=_tables(section("tables"), problems),
-        cluster=tree.items.get("cluster"),
+        cluster=cluster,
         budget=budget or Budget(gpu_hours=None),
     )
     return spec, problems
