@@ -1,0 +1,118 @@
+"""The tables description that the compiler writes (schema alignc.tables/1), checked at the border."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SCHEMA = "alignc.tables/1"
+
+
+class _Part(BaseModel):
+    """Unknown keys are let through: a newer compiler may tell more than this version reads."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+
+class MemberSpec(_Part):
+    """One job that a number is made of."""
+
+    node: str
+    kind: str
+    key: str
+    field: str
+    axes: dict[str, Any] = {}
+    place: str = ""
+
+
+class CellSpec(_Part):
+    """One member for each value of the axes that the table averages over."""
+
+    members: tuple[MemberSpec, ...] = ()
+
+
+class ColumnSpec(_Part):
+    label: str
+    metric: str
+
+
+class RowSpec(_Part):
+    label: str
+    cells: tuple[CellSpec | None, ...]
+
+
+class ComparisonSpec(_Part):
+    """`a` minus `b`; the two labels are read from `label` ("A - B") where they are not given."""
+
+    label: str
+    row: str = ""
+    column: str = ""
+    field: str
+    a: tuple[MemberSpec, ...] = ()
+    b: tuple[MemberSpec, ...] = ()
+    a_label: str = ""
+    b_label: str = ""
+
+
+class PublishedSpec(_Part):
+    row: str
+    column: str
+    value: float
+    standard_error: float | None = None
+    source: str = ""
+
+
+class TableSpec(_Part):
+    name: str
+    caption: str = ""
+    row_header: str = ""
+    columns: tuple[ColumnSpec, ...]
+    rows: tuple[RowSpec, ...]
+    over: tuple[str, ...] = ()
+    comparisons: tuple[ComparisonSpec, ...] = ()
+    published: tuple[PublishedSpec, ...] = ()
+
+    @model_validator(mode="after")
+    def _rectangular(self) -> TableSpec:
+        for row in self.rows:
+            if len(row.cells) != len(self.columns):
+                raise ValueError(
+                    f"row {row.label!r} of table {self.name!r} has {len(row.cells)} cells "
+                    f"for {len(self.columns)} columns"
+                )
+        return self
+
+
+class NodeSpec(_Part):
+    """One job of the experiment."""
+
+    id: str
+    stage: str
+    kind: str
+    key: str
+    axes: dict[str, Any] = {}
+    needs: tuple[str, ...] = ()
+    place: str = ""
+
+
+class SpecSource(_Part):
+    path: str = ""
+    commit: str | None = None
+    dirty: bool | None = None
+
+
+class Description(_Part):
+    schema_: Literal["alignc.tables/1"] = Field(alias="schema")
+    experiment: str
+    spec: SpecSource = SpecSource()
+    tables: tuple[TableSpec, ...] = ()
+    nodes: tuple[NodeSpec, ...] = ()
+
+
+def read_description(description: Mapping[str, Any] | Description) -> Description:
+    """Check a description; raises pydantic's ValidationError with the place of what is wrong."""
+    if isinstance(description, Description):
+        return description
+    return Description.model_validate(description)

@@ -1,0 +1,353 @@
+"""The report: one offline HTML page in which every number leads back to the jobs that made it."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from runtime.results.curves import HEIGHT, WIDTH, Chart, charts
+from runtime.results.description import Description
+from runtime.results.figure import for_dark_pages
+from runtime.results.jobs import STATUSES, Job
+from runtime.results.metrics import Metric
+from runtime.results.samples import Sample, samples
+from runtime.results.table import Cell, Column, Table
+from runtime.results.words import (
+    Finding,
+    Shown,
+    cell_text,
+    count,
+    findings,
+    grid,
+    notes,
+    noun_of,
+    number,
+    published_text,
+    with_error,
+)
+from runtime.store import Store
+from runtime.templates import environment
+
+MAX_BYTES = 2_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much of what could be endless the page shows."""
+
+    samples: int = 9
+    curves: int = 16  # of a stage
+    jobs: int = 600  # beside those that a number links to
+    members: bool = True  # whether a number's card lists its members
+    figures: bool = True
+
+
+# Tried in turn until the page is small enough to be mailed and to open on a phone.
+DETAIL = (
+    Limits(),
+    Limits(samples=3, curves=6, jobs=200),
+    Limits(samples=0, curves=0, jobs=0, members=False),
+    Limits(samples=0, curves=0, jobs=0, members=False, figures=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A difference and its interval on a scale of 0 to 100 that its table's findings share."""
+
+    zero: float
+    low: float
+    mean: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class ToldFinding:
+    finding: Finding
+    plot: Plot | None
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Jobs of one stage that a number depends on."""
+
+    stage: str
+    jobs: tuple[Job, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What opens behind a number."""
+
+    anchor: str
+    row: str
+    column: Column
+    cell: Cell
+    text: str
+    interval: str
+    basis: str
+    published: str
+    upstream: tuple[Upstream, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    shown: Shown
+    anchor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One table on the page."""
+
+    table: Table
+    anchor: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Field, ...], ...]
+    cards: tuple[Card, ...]
+    notes: tuple[str, ...]
+    findings: tuple[ToldFinding, ...]
+    figure: str  # data URI; empty: none
+
+
+@dataclass(frozen=True, slots=True)
+class StageLine:
+    """One stage of the list of jobs, counted."""
+
+    stage: str
+    kind: str
+    states: tuple[tuple[str, int], ...]
+    wall_s: float
+    gpu_hours: float
+    dollars: float
+
+
+def duration(seconds: float | None) -> str:
+    """A time span for a reader: `12.3 s`, `3 min 4 s`, `5 h 12 min`."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
+
+
+def moment(unix: float | None) -> str:
+    """A Unix time in UTC, to the minute."""
+    return "" if unix is None else datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _plots(told: Sequence[Finding]) -> Iterator[ToldFinding]:
+    ends = [
+        end
+        for f in told
+        if f.comparison.low is not None
+        for end in (f.comparison.low, f.comparison.high or 0.0)
+    ]
+    low, high = min([0.0, *ends]), max([0.0, *ends])
+    span = (high - low) or 1.0
+
+    def at(value: float) -> float:
+        return round(4 + 92 * (value - low) / span, 2)
+
+    for finding in told:
+        c = finding.comparison
+        if c.mean is None or c.low is None or c.high is None:
+            yield ToldFinding(finding, None)
+        else:
+            yield ToldFinding(finding, Plot(at(0.0), at(c.low), at(c.mean), at(c.high)))
+
+
+def _told(table: Table) -> tuple[ToldFinding, ...]:
+    """Findings with their plots; only differences in the same metric share a scale."""
+    by_metric: dict[Metric, list[Finding]] = {}
+    for finding in findings(table):
+        by_metric.setdefault(finding.comparison.metric, []).append(finding)
+    return tuple(told for group in by_metric.values() for told in _plots(group))
+
+
+def _upstream(cell: Cell, jobs: Mapping[str, Job]) -> tuple[Upstream, ...]:
+    """All jobs behind a cell, those that made its inputs first, by stage."""
+    seen: dict[str, None] = {}
+
+    def visit(names: Iterable[str]) -> None:
+        for name in names:
+            if name in jobs and name not in seen:
+                visit(jobs[name].needs)
+                seen[name] = None
+
+    own = dict.fromkeys(member.node for member in cell.members)
+    visit(need for name in own for need in jobs[name].needs)
+    by_stage: dict[str, list[Job]] = {}
+    for name in seen:
+        by_stage.setdefault(jobs[name].stage, []).append(jobs[name])
+    return tuple(Upstream(stage, tuple(made)) for stage, made in by_stage.items())
+
+
+def _interval(cell: Cell, metric: Metric) -> str:
+    if cell.interval is None:
+        return ""
+    low, high = (number(end, metric.decimals) for end in cell.interval)
+    return f"95% interval {low} to {high}"
+
+
+def _card(anchor: str, row: str, column: Column, cell: Cell, table: Table, jobs: Mapping[str, Job]) -> Card:
+    metric = column.metric
+    said = [count(len(cell.members), noun_of(table.over))]
+    if cell.n_prompts:
+        said.append(count(cell.n_prompts, "prompt"))
+    if cell.spread is not None:
+        said.append(f"standard deviation over {noun_of(table.over)}s {number(cell.spread, metric.decimals)}")
+    if cell.value is None:
+        text = cell_text(cell, metric, table.over)
+    else:
+        text = with_error(cell.value, cell.standard_error, metric.decimals)
+    published = cell.published
+    printed = f"{published_text(published, metric)} ({published.source})" if published else ""
+    return Card(
+        anchor,
+        row,
+        column,
+        cell,
+        text,
+        _interval(cell, metric),
+        ", ".join(said),
+        printed,
+        _upstream(cell, jobs),
+    )
+
+
+def _section(index: int, table: Table, jobs: Mapping[str, Job], figure: bytes | None) -> Section:
+    anchor = f"t{index}"
+    shown = grid(table)
+    cards: list[Card] = []
+    rows: list[tuple[Field, ...]] = []
+    for r, row in enumerate(shown.rows):
+        fields = []
+        for c, item in enumerate(row):
+            name = f"{anchor}-{r}-{c}" if item.cell and item.cell.members else ""
+            if name and item.cell and item.column:
+                cards.append(_card(name, table.rows[r].label, item.column, item.cell, table, jobs))
+            fields.append(Field(item, name))
+        rows.append(tuple(fields))
+    uri = ""
+    if figure is not None:
+        uri = "data:image/svg+xml;base64," + base64.b64encode(for_dark_pages(figure)).decode()
+    return Section(
+        table, anchor, shown.header, tuple(rows), tuple(cards), tuple(notes(table)), _told(table), uri
+    )
+
+
+def _gpu_hours(job: Job) -> float:
+    gpus = ((job.manifest.get("resources") or {}).get("asked") or {}).get("gpus") or 0
+    return gpus * (job.wall_s or 0.0) / 3600
+
+
+def stage_lines(jobs: Iterable[Job]) -> list[StageLine]:
+    by_stage: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_stage.setdefault(job.stage, []).append(job)
+    lines = []
+    for stage, made in by_stage.items():
+        counted = Counter(job.status for job in made)
+        states = tuple((status, counted[status]) for status in STATUSES if counted[status])
+        wall = sum(job.wall_s or 0.0 for job in made)
+        dollars = sum((job.manifest.get("summary") or {}).get("dollars") or 0.0 for job in made)
+        lines.append(StageLine(stage, made[0].kind, states, wall, sum(map(_gpu_hours, made)), dollars))
+    return lines
+
+
+def _listed(jobs: Mapping[str, Job], sections: Iterable[Section], most: int) -> list[Job]:
+    """Jobs that the page lists: those that scores come from, those that came to nothing, then the others."""
+    linked = {member.node for s in sections for card in s.cards for member in card.cell.members}
+    troubled = {job.id for job in jobs.values() if job.status in ("failed", "stopped", "damaged")}
+    others = [name for name in jobs if name not in linked and name not in troubled][:most]
+    shown = linked.union(others, sorted(troubled)[: max(most, 50)])
+    return [job for name, job in jobs.items() if name in shown]
+
+
+def _versions(environments: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """What the jobs ran on: for each kind of fact all its values."""
+    found: dict[str, set[str]] = {}
+    for told in environments:
+        code = told.get("alignc") or {}
+        facts = {
+            "alignc": code.get("version"),
+            "Python": told.get("python"),
+            "platform": told.get("platform"),
+        }
+        facts |= {"host": told.get("host")}
+        facts |= {name: v for name, v in (told.get("packages") or {}).items() if name != "alignc"}
+        for name, value in facts.items():
+            if value:
+                found.setdefault(name, set()).add(str(value))
+    return {name: sorted(values) for name, values in found.items()}
+
+
+def _headline(tables: Sequence[Table], jobs: Mapping[str, Job]) -> str:
+    cells = [cell for table in tables for row in table.rows for cell in row.cells if cell.members]
+    full = sum(cell.value is not None for cell in cells)
+    states = Counter(job.status for job in jobs.values())
+    told = ", ".join(f"{states[status]:,} {status}" for status in STATUSES if states[status])
+    wall = sum(job.wall_s or 0.0 for job in jobs.values())
+    numbers = f"{full:,} of {count(len(cells), 'number')} in place."
+    return f"{numbers} {count(len(jobs), 'job')}: {told}. Work: {duration(wall)}."
+
+
+def page(
+    store: Store,
+    description: Description,
+    tables: Sequence[Table],
+    jobs: Mapping[str, Job],
+    figures: Mapping[str, bytes],
+) -> str:
+    """The page, in as much detail as its size allows. `figures` are SVG files by table."""
+    for limits in DETAIL:
+        text = _fill(store, description, tables, jobs, figures, limits)
+        if len(text.encode()) <= MAX_BYTES:
+            break
+    return text
+
+
+def _fill(
+    store: Store,
+    description: Description,
+    tables: Sequence[Table],
+    jobs: Mapping[str, Job],
+    figures: Mapping[str, bytes],
+    limits: Limits,
+) -> str:
+    drawn = figures if limits.figures else {}
+    sections = [_section(i, table, jobs, drawn.get(table.name)) for i, table in enumerate(tables, 1)]
+    shown_jobs = _listed(jobs, sections, limits.jobs)
+    curves: list[Chart] = charts(store, jobs.values(), limits.curves) if limits.curves else []
+    texts: list[Sample] = samples(store, jobs, tables, limits.samples) if limits.samples else []
+    # Escaping is on for this page alone: the other templates write no HTML.
+    template = environment().overlay(autoescape=True).get_template("report/report.html.j2")
+    return template.render(
+        experiment=description.experiment,
+        spec=description.spec,
+        headline=_headline(tables, jobs),
+        sections=sections,
+        charts=curves,
+        chart_size=(WIDTH, HEIGHT),
+        samples=texts,
+        stages=stage_lines(jobs.values()),
+        jobs=shown_jobs,
+        anchors={job.id: f"job-{n}" for n, job in enumerate(shown_jobs, 1)},
+        jobs_left_out=len(jobs) - len(shown_jobs),
+        by_id=jobs,
+        limits=limits,
+        code_commits=sorted({job.code_commit for job in jobs.values() if job.code_commit}),
+        spec_commits=sorted({job.spec_commit for job in jobs.values() if job.spec_commit}),
+        versions=_versions(job.environment for job in jobs.values() if job.environment),
+        duration=duration,
+        moment=moment,
+        number=number,
+        count=count,
+    )

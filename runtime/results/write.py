@@ -1,0 +1,97 @@
+"""Writes all results of an experiment into a folder: tables, figures, the report."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from runtime.results.description import Description, read_description
+from runtime.results.documents import csv_text, latex, markdown
+from runtime.results.figure import Format, draw
+from runtime.results.load import survey_of, tables_of
+from runtime.results.report import page
+from runtime.results.table import Table
+from runtime.store import Store
+
+FIGURES: tuple[Format, ...] = ("svg", "pdf")
+REPORT = "report.html"
+
+
+class Written(list[Path]):
+    """The files written, in order; `messages` is what the user should know beside them."""
+
+    def __init__(self, paths: Iterable[Path], messages: Iterable[str]) -> None:
+        super().__init__(paths)
+        self.messages = tuple(messages)
+
+
+def _names(tables: Iterable[Table]) -> list[str]:
+    """A file name for each table: safe in every file system, and no two alike."""
+    names: list[str] = []
+    for table in tables:
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", table.name).strip("-.") or "table"
+        taken = {name.lower() for name in names} | {Path(REPORT).stem}
+        tries = (plain if n == 1 else f"{plain}-{n}" for n in range(1, len(names) + 3))
+        names.append(next(name for name in tries if name.lower() not in taken))
+    return names
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace a file at once, so that no reader sees half of it."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def _figures(tables: Iterable[Table]) -> tuple[dict[tuple[str, Format], bytes], list[str]]:
+    """Figures by table and format, and a message where they cannot be drawn."""
+    drawn: dict[tuple[str, Format], bytes] = {}
+    for table in tables:
+        if not table.rows or not table.columns:
+            continue
+        try:
+            drawn |= {(table.name, format): draw(table, format) for format in FIGURES}
+        except ImportError as error:
+            return {}, [
+                f"No figures were drawn: {error.name or error} is absent (pip install 'alignc[results]')."
+            ]
+    return drawn, []
+
+
+def _unplaced(description: Description) -> Iterator[str]:
+    """Published values that no cell of their table takes up, which would else vanish without a word."""
+    for table in description.tables:
+        places = {(row.label, column.label) for row in table.rows for column in table.columns}
+        for value in table.published:
+            if (value.row, value.column) not in places:
+                yield (
+                    f"Table {table.name}: the published value {value.value} "
+                    f"of {value.row} / {value.column} has no cell."
+                )
+
+
+def write_results(store: Store, description: Mapping[str, Any], out: Path) -> Written:
+    """Write every table as Markdown, CSV, LaTeX and figure, and the report, into the folder `out`.
+
+    The tables and figures depend on the description and the scores alone; times and hosts are in
+    the report only.
+    """
+    checked = read_description(description)
+    jobs = survey_of(store, checked)
+    tables = tables_of(store, checked, jobs)
+    figures, messages = _figures(tables)
+    files: dict[str, bytes] = {}
+    for name, table in zip(_names(tables), tables, strict=True):
+        files[f"{name}.md"] = markdown(table).encode()
+        files[f"{name}.csv"] = csv_text(table).encode()
+        files[f"{name}.tex"] = latex(table).encode()
+        files |= {f"{name}.{f}": figures[table.name, f] for f in FIGURES if (table.name, f) in figures}
+    inline = {name: drawn for (name, format), drawn in figures.items() if format == "svg"}
+    files[REPORT] = page(store, checked, tables, jobs, inline).encode()
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        _write(out / name, content)
+    return Written((out / name for name in files), [*messages, *_unplaced(checked)])
