@@ -51,7 +51,7 @@ class Example:
 
 @dataclass(slots=True)
 class Counts:
-    """What truncation did: rows read, kept and dropped; prompts cut; completions cut, which lose their EOS."""
+    """What truncation did to rows and prompts. A completion that was cut has lost its EOS."""
 
     rows: int = 0
     kept: int = 0

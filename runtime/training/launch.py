@@ -128,7 +128,7 @@ def _trained_chat(job: Job) -> str:
 
 
 def _mfu(summary: dict[str, Any]) -> float | None:
-    """Model FLOP utilisation: 6 FLOPs a parameter and token against the stated peak; attention not counted."""
+    """Model FLOP utilisation: 6 FLOPs a parameter and token, over the stated peak; attention left out."""
     peak = next((flops for name, flops in PEAKS.items() if name in summary["device"]), None)
     rate = summary["useful_tokens_per_s"]
     return (
@@ -182,6 +182,7 @@ def _environment(job: Job, rank: int, count: int, port: int) -> dict[str, str]:
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
         "ALIGNC_PARENT": os.getpid(),
+        "PYTHONWARNINGS": "ignore::FutureWarning",  # of torch, at every call of DeepSpeed
         "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
     }
     if not torch.cuda.is_available():
@@ -192,16 +193,14 @@ def _environment(job: Job, rank: int, count: int, port: int) -> dict[str, str]:
 
 
 def _wait(ranks: Sequence[subprocess.Popen[bytes]], stop: Stop) -> list[int]:
-    """Exit codes, once all ranks ended, or one failed and the others had time to notice. None is killed yet."""
+    """Exit codes, once all ended, or one ended badly and the others had time to notice; kills none."""
     told, deadline = False, float("inf")
     while any(process.poll() is None for process in ranks) and time.monotonic() < deadline:
         if stop.asked is not None and not told:
             told = True
             for process in ranks:
                 process.terminate()  # they save at their next step, together
-        if deadline == float("inf") and any(
-            process.returncode not in (None, 0, INTERRUPTED) for process in ranks
-        ):
+        if deadline == float("inf") and any(process.returncode not in (None, 0) for process in ranks):
             deadline = time.monotonic() + GRACE_S
         time.sleep(POLL_S)
     return [process.returncode or 0 for process in ranks]

@@ -54,7 +54,9 @@ class Objective(Protocol):
 
     examples: Sequence[Example]
     dropout: bool  # whether the model's own dropout acts
-    names: tuple[str, ...]  # figures told beside the loss, batch means
+    names: tuple[
+        str, ...
+    ]  # figures told beside the loss, batch means; `_name` is for checks, not for the log
 
     def weights(self, batch: Sequence[int]) -> dict[int, float]:
         """The weight of each item of an optimizer batch: its global denominator."""
@@ -133,7 +135,7 @@ class Run:
         return self._order[number * size : (number + 1) * size]
 
     def _parts(self, batch: Sequence[int]) -> Iterator[Part]:
-        """This rank's micro-batches. An empty one weighs nothing, but is computed: others wait for its collectives."""
+        """This rank's micro-batches. One without items is computed with no weight: others wait for its collectives."""
         weights = self.objective.weights(batch)
         lengths = [self.objective.examples[item].tokens for item in batch]
         for items in split(batch, lengths, self.backend.world, self.config.micro_batch)[self.backend.rank]:
@@ -188,7 +190,8 @@ class Run:
             return
         ids = [self.objective.examples[item].id for item in batch]
         raise JobError(
-            f"step {step}: the loss is {loss} and the gradient norm {norm}; the batch has the rows {', '.join(ids)}"
+            f"step {step + 1}: the loss is {loss} and the gradient norm {norm}; "
+            f"the batch has the rows {', '.join(ids)}"
         )
 
     def _tell(
@@ -210,7 +213,8 @@ class Run:
             "tokens": sum(e.tokens for e in examples),
             "supervised": sum(e.supervised for e in examples),
         }
-        log.write(json.dumps({"step": step + 1, "epoch": epoch, **told, **counts}) + "\n")
+        figures = {name: value for name, value in told.items() if not name.startswith("_")}
+        log.write(json.dumps({"step": step + 1, "epoch": epoch, **figures, **counts}) + "\n")
         log.flush()
         self.job.progress(step + 1, total, f"epoch {epoch}, loss {told['loss']:.4f}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -142,7 +143,9 @@ class Plain(Backend):
     def wrap(self, lm: Any) -> None:
         optimizer = make_optimizer(lm, self.config, fused=True)
         scorer = Scorer(lm).to(self.device)
-        self.model, self.optimizer = self.accelerator.prepare(scorer, optimizer)
+        with warnings.catch_warnings():  # torch renamed an argument that accelerate still passes
+            warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)
+            self.model, self.optimizer = self.accelerator.prepare(scorer, optimizer)
 
     @contextmanager
     def accumulating(self, *, last: bool) -> Iterator[None]:
@@ -255,7 +258,7 @@ def _zero_plugin(config: TrainingConfig, stage: int) -> Any:
         gradient_accumulation_steps=1,
         gradient_clipping=config.max_grad_norm,
     )
-    # Our batches have no fixed size; the engine wants a number, and with one step of accumulation uses it for nothing.
+    # Our batches have no fixed size. The engine insists on one, and then has no use for it.
     plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
     return plugin
 

@@ -214,8 +214,8 @@ def _open_generator(job: Job, folder: Path, renderer: Renderer, prompts: Sequenc
     positions, needed = longest(model.config), max(len(p.ids) for p in prompts) + job.config.max_new_tokens
     if positions is not None and needed > positions:
         raise JobError(
-            f"the longest prompt and {job.config.max_new_tokens} new tokens need {needed} positions, and the model has "
-            f"{positions}: lower `max_new_tokens` or `max_prompt_length`"
+            f"the longest prompt and {job.config.max_new_tokens} new tokens need {needed} positions, "
+            f"and the model has {positions}: lower `max_new_tokens` or `max_prompt_length`"
         )
     return Generator(model, renderer, job.config)
 

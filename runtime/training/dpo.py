@@ -1,0 +1,179 @@
+"""Direct preference optimisation: reference log-probabilities, the objective, and the stage's work."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from runtime.files import read_rows, sync_file, write_atomic
+from runtime.job import Job, JobError
+from runtime.models import locate
+from runtime.stages.dpo import Dpo
+from runtime.training.data import Example, data_digest, pad, split
+from runtime.training.launch import carry_out, end_run, open_run
+from runtime.training.loop import Part
+from runtime.training.losses import dpo_loss, ipo_loss, loss_without_margin, sequence_sums
+from runtime.training.parallel import Backend
+
+REFERENCE = "reference.jsonl"
+
+# How far the policy may be from its reference before the first step, in nats a supervised token: they
+# are the same weights, computed in batches of other shapes.
+STEP0_TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2}
+
+
+@dataclass
+class Preference:
+    """The loss of pairs against fixed reference log-probabilities; the mean over the batch's pairs.
+
+    reference: [len(examples), 2], log-probabilities of chosen and rejected, fp32. Dropout is off, as
+    it was for the reference.
+    """
+
+    examples: Sequence[Example]
+    reference: Tensor
+    config: Dpo
+    dropout: bool = False
+    names: tuple[str, ...] = ("reward_chosen", "reward_rejected", "margin", "accuracy", "_drift")
+
+    def weights(self, batch: Sequence[int]) -> dict[int, float]:
+        return dict.fromkeys(batch, 1.0 / len(batch))
+
+    def part(self, items: Sequence[int], weights: Mapping[int, float]) -> Part:
+        """All chosen, then all rejected sequences of the items."""
+        sequences = [self.examples[item].sequences[side] for side in (0, 1) for item in items]
+        each = torch.tensor([weights[item] for item in items], dtype=torch.float32)
+        return Part(pad(sequences), each, self.reference[list(items)].T.contiguous())
+
+    def loss(self, logps: Tensor, part: Part) -> tuple[Tensor, Tensor]:
+        """Figures: rewards beta * (log pi - log pi_ref) and their difference, and how often chosen leads."""
+        if part.reference is None:
+            raise RuntimeError("pairs need reference log-probabilities")
+        drift = sequence_sums(logps, part.padded.keep).view(2, -1) - part.reference
+        margins = drift[0] - drift[1]
+        beta = self.config.beta
+        if self.config.loss == "ipo":
+            losses = ipo_loss(margins, beta)
+        else:
+            losses = dpo_loss(margins, beta, self.config.label_smoothing)
+        told = [
+            beta * drift[0],
+            beta * drift[1],
+            beta * margins,
+            (margins > 0).float(),
+            drift.abs().sum(dim=0),
+        ]
+        return (losses * part.weights).sum(), (torch.stack(told) * part.weights).sum(dim=1)
+
+    def check_first(self, figures: Mapping[str, float]) -> None:
+        """Raise RuntimeError unless all rewards are 0 and the loss is ln 2 (IPO: 1 / (4 beta^2)), within rounding."""
+        beta = self.config.beta
+        limit = STEP0_TOLERANCE[self.config.precision] * max(e.supervised for e in self.examples)
+        allowed = beta * limit if self.config.loss == "sigmoid" else limit / beta + limit**2
+        expected = loss_without_margin(self.config.loss, beta)
+        if figures["_drift"] > limit or abs(figures["loss"] - expected) > allowed:
+            raise RuntimeError(
+                f"before the first step the policy must equal its reference, but a pair's log-probabilities are "
+                f"{figures['_drift']:.2e} nats apart ({limit:.1e} allowed), and the loss is {figures['loss']:.6f} "
+                f"instead of {expected:.6f}"
+            )
+
+
+def reference_logps(job: Job, examples: Sequence[Example], backend: Backend) -> Tensor:
+    """Log-probabilities [len(examples), 2] of all sequences under the unchanged model, by the training's own code.
+
+    Kept by row id in scratch, batch by batch, so that they are computed once however often the run
+    is stopped.
+    """
+    path = job.scratch / REFERENCE
+    known = _read_known(path, data_digest(examples)) if backend.rank == 0 else {}
+    known = _share(known, backend)
+    left = [item for item, example in enumerate(examples) if example.id not in known]
+    left.sort(key=lambda item: -examples[item].tokens)
+    size = (job.config.micro_batch or job.config.batch_size) * backend.world
+    backend.model.eval()
+    for first in range(0, len(left), size):
+        group = left[first : first + size]
+        rows = zip(group, _score_group(group, examples, backend).tolist(), strict=True)
+        fresh = {examples[item].id: pair for item, pair in rows}
+        known |= fresh
+        if backend.rank == 0:
+            _append(path, fresh)
+            job.progress(len(known), len(examples), "reference log-probabilities")
+    if backend.rank == 0:
+        sync_file(path)
+    return torch.tensor([known[example.id] for example in examples], dtype=torch.float32)
+
+
+def _score_group(group: Sequence[int], examples: Sequence[Example], backend: Backend) -> Tensor:
+    """Log-probabilities [len(group), 2]; each rank computes a part of the group, and all get the whole."""
+    place = {item: row for row, item in enumerate(group)}
+    values = torch.zeros(len(group), 2, dtype=torch.float64, device=backend.device)
+    parts = split(group, [examples[item].tokens for item in group], backend.world, None)
+    items = parts[backend.rank][0]
+    mine = items or group[:1]  # a rank without a share computes too: others wait for its collectives
+    padded = pad([examples[item].sequences[side] for side in (0, 1) for item in mine]).to(backend.device)
+    with torch.no_grad():
+        sums = sequence_sums(backend.score(padded), padded.keep).view(2, -1).T
+    if items:
+        values[[place[item] for item in items]] = sums.double()
+    return backend.total(values)
+
+
+def _append(path: Path, fresh: Mapping[str, Sequence[float]]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        for name, (chosen, rejected) in fresh.items():
+            file.write(json.dumps({"id": name, "chosen": chosen, "rejected": rejected}) + "\n")
+
+
+def _read_known(path: Path, digest: str) -> dict[str, list[float]]:
+    """What earlier tries computed of the same data. Starts the file anew where there is nothing of use."""
+    header = json.dumps({"data": digest}) + "\n"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    if whole[:1] != [header]:
+        whole = [header]
+    write_atomic(path, "".join(whole))
+    rows: list[dict[str, Any]] = [json.loads(line) for line in whole[1:]]
+    return {row["id"]: [row["chosen"], row["rejected"]] for row in rows}
+
+
+def _share(known: dict[str, list[float]], backend: Backend) -> dict[str, list[float]]:
+    """Rank 0's value on every rank."""
+    if backend.world == 1:
+        return known
+    box: list[Any] = [known]
+    torch.distributed.broadcast_object_list(box, src=0, device=backend.device)
+    return box[0]
+
+
+def train(job: Job) -> None:
+    """Carry out a `dpo` job: checkpoints `epoch-{n}` and `training.jsonl` in its artifact."""
+
+    def texts() -> Iterator[str]:
+        for row in read_rows(job.input("data").path):
+            yield "".join(str(row.get(name, "")) for name in ("prompt", "chosen", "rejected"))
+
+    origin = locate(job.input("model"), job.scratch, texts)
+    carry_out(job, origin, "runtime.training.dpo:learn")
+
+
+def learn(job: Job) -> None:
+    """One rank's work."""
+
+    def objective(examples: list[Example], backend: Backend) -> Preference:
+        if len({example.id for example in examples}) != len(examples):
+            raise JobError(
+                f"{job.input('data').path}: ids repeat, so reference log-probabilities cannot be told apart"
+            )
+        return Preference(examples, reference_logps(job, examples, backend), job.config)
+
+    run = open_run(job, ("chosen", "rejected"), objective)
+    run.finish()
+    end_run(run)
