@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -60,6 +60,9 @@ class Progress:
     text: str
 
 
+Tick = Callable[[Mapping[str, Progress]], None]
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened to a node; `message` says why a failed one failed."""
@@ -89,7 +92,7 @@ class LocalRun:
     results: dict[str, str] = field(default_factory=dict[str, str])  # node id -> how it ended
     _running: dict[int, _Running] = field(default_factory=dict[int, _Running])
 
-    def run(self, tick: Callable[[Mapping[str, Progress]], None] = lambda _: None) -> Iterator[Event]:
+    def run(self, tick: Tick = lambda _: None) -> Generator[Event, None, None]:
         """Run everything; `tick` is called several times a second with the progress of running nodes."""
         steps = self.plan.steps
         first = {step.key: index for index, step in reversed(list(enumerate(steps)))}

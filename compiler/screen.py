@@ -1,4 +1,4 @@
-"""The part of the command line that shows a run as it goes: live bars in a terminal, plain lines elsewhere."""
+"""The part of the command line that shows a run: live bars in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -1,0 +1,113 @@
+"""Reading specs: YAML 1.2 scalars, places, includes, overrides."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from compiler.errors import SpecError
+from compiler.source import load, parse
+
+
+def read(files: dict[str, str], *overrides: str):
+    def read_text(path: str) -> str:
+        if path not in files:
+            raise FileNotFoundError(2, "No such file or directory", path)
+        return files[path]
+
+    return load("a.yaml", overrides, read_text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-5", 1e-5),
+        ("no", "no"),
+        ("on", "on"),
+        ("true", True),
+        ("null", None),
+        ("~", None),
+        ("22:30:00", "22:30:00"),
+        ("2024-01-01", "2024-01-01"),
+        ("0o17", 15),
+        ("007", 7),
+        (".inf", math.inf),
+        ("'3'", "3"),
+        ("10%", "10%"),
+    ],
+)
+def test_scalars_follow_yaml_1_2(text: str, value: object) -> None:
+    tree, problems = parse(f"x: {text}", "f")
+    assert not problems and tree is not None
+    assert tree.items["x"].value == value
+    assert type(tree.items["x"].value) is type(value)
+
+
+def test_every_value_knows_its_place() -> None:
+    tree, _ = parse("a:\n  - b\n  - {c: dd}\n", "f")
+    assert tree is not None
+    inner = tree.items["a"].elements[1].items["c"]
+    assert (inner.span.line, inner.span.column, inner.span.end) == (3, 9, 11)
+    assert inner.key is not None and inner.key.column == 6
+
+
+def test_included_files_lie_under_the_including_one() -> None:
+    source, problems = read(
+        {
+            "a.yaml": "include: [lib/b.yaml]\nexperiment: a\nstages: {x: {epochs: 2}}",
+            "lib/b.yaml": "include: c.yaml\nexperiment: b\nstages: {x: {kind: sft, epochs: 1}}",
+            "lib/c.yaml": "models: {m: {hub: x}}",
+        }
+    )
+    assert not problems
+    assert source.tree.plain() == {
+        "models": {"m": {"hub": "x"}},
+        "stages": {"x": {"kind": "sft", "epochs": 2}},
+        "experiment": "a",
+    }
+
+
+def test_a_list_over_an_axis_of_records_chooses_from_them() -> None:
+    source, _ = read(
+        {"a.yaml": "include: b.yaml\naxes: {base: [c, a]}", "b.yaml": "axes: {base: {a: {n: 1}, b: {n: 2}, c: {n: 3}}}"}
+    )
+    assert list(source.tree.items["axes"].items["base"].plain().items()) == [("c", {"n": 3}), ("a", {"n": 1})]
+
+
+def test_overrides_reach_deep_and_are_read_as_yaml() -> None:
+    source, problems = read({"a.yaml": "stages: {x: {kind: sft, seed: 1}}"}, "stages.x.seed=[1, 2]", "axes.k=[1e-5]")
+    assert not problems
+    assert source.tree.plain() == {"stages": {"x": {"kind": "sft", "seed": [1, 2]}}, "axes": {"k": [1e-5]}}
+    assert source.tree.items["axes"].items["k"].span.file == "--set axes.k"
+
+
+@pytest.mark.parametrize(
+    ("files", "overrides", "code"),
+    [
+        ({}, [], "AC001"),
+        ({"a.yaml": "a: [1"}, [], "AC002"),
+        ({"a.yaml": "a: 1\na: 2"}, [], "AC003"),
+        ({"a.yaml": "include: a.yaml"}, [], "AC004"),
+        ({"a.yaml": "include: [b.yaml, c.yaml]", "b.yaml": "axes: {s: [1]}", "c.yaml": "axes: {s: [2]}"}, [], "AC005"),
+        ({"a.yaml": "a: 1"}, ["a"], "AC006"),
+        ({"a.yaml": "a: [1]"}, ["a.b=2"], "AC006"),
+        ({"a.yaml": "? [1]\n: 2"}, [], "AC007"),
+        ({"a.yaml": "a: &x {b: *x}"}, [], "AC007"),
+        ({"a.yaml": "a: !!python/object:os.system x"}, [], "AC007"),
+        ({"a.yaml": "- 1"}, [], "AC104"),
+    ],
+)
+def test_bad_texts(files: dict[str, str], overrides: list[str], code: str) -> None:
+    try:
+        _, problems = read(files, *overrides)
+    except SpecError as error:
+        problems = list(error.diagnostics)
+    assert code in {p.code for p in problems}
+
+
+def test_aliases_of_aliases_do_not_explode() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
+    _, problems = parse("\n".join(lines), "f")
+    assert [p.code for p in problems] == ["AC007"]
