@@ -192,7 +192,7 @@ def test_all_wait_as_long_as_the_server_asked(
     server.script = script
     ask(llm(limits={"concurrency": 1}), requests(4), tmp_path / "l")
     assert arrived[1] - arrived[0] >= 1.0
-    assert arrived[-1] - arrived[1] < 0.5
+    assert arrived[-1] - arrived[1] < 0.9  # one wait for all, not one each
 
 
 def test_requests_a_minute_hold(server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path) -> None:
