@@ -35,10 +35,12 @@ METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
 }
 Format = Literal["svg", "pdf", "png"]
-MAX_NUMBERED = 40  # bars; above this numbers over bars would collide
+NUMBERED_IN = 0.26  # width of a bar above which numbers over bars do not collide
 MAX_ABREAST = 10  # bars of a panel; above this panels stand below each other
 DEFAULT_WIDTH_IN = 7.0
 PANEL_HEIGHT_IN = 3.2
+CHARACTERS_PER_IN = 12  # of 9 points, on average
+AXIS_IN = 0.7  # taken by the scale on the left
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,7 @@ def _figure(table: Table) -> Figure:
 
     shown = panels(table)
     bars = max((len(panel.bars) for panel in shown), default=0)
-    width = min(max(DEFAULT_WIDTH_IN, 0.9 + 0.3 * bars), 18.0)
+    width = min(max(DEFAULT_WIDTH_IN, AXIS_IN + 0.36 * bars), 16.0)
     abreast = 2 if len(shown) > 1 and bars <= MAX_ABREAST else 1
     lines = -(-len(shown) // abreast)
     figure = Figure(figsize=(width, PANEL_HEIGHT_IN * lines), layout="constrained")
@@ -111,12 +113,15 @@ def _figure(table: Table) -> Figure:
 
 def _draw_panel(axes: Axes, panel: Panel, table: Table, width_in: float) -> None:
     top = _top(panel)
-    numbered = len(panel.bars) <= MAX_NUMBERED
+    rows = len(table.rows)
+    reach = max(rows / 2 + 0.1, 1.5)  # a single bar does not fill the figure
+    row_in = (width_in - AXIS_IN) / (2 * reach)
+    numbered = all(bar.width * row_in >= NUMBERED_IN for bar in panel.bars)
     for bar in panel.bars:
         _draw_bar(axes, bar, panel.metric, table, top, numbered)
-    _label_rows(axes, [row.label for row in table.rows], width_in)
+    _label_rows(axes, [row.label for row in table.rows], row_in)
     axes.set_ylim(min(0.0, _bottom(panel)), top * 1.1)
-    axes.set_xlim(-0.6, len(table.rows) - 0.4)
+    axes.set_xlim((rows - 1) / 2 - reach, (rows - 1) / 2 + reach)
     unit = f" ({panel.metric.unit})" if panel.metric.unit else ""
     axes.set_ylabel(panel.metric.title[:1].upper() + panel.metric.title[1:] + unit)
     axes.grid(axis="y", linewidth=0.6)
@@ -125,7 +130,7 @@ def _draw_panel(axes: Axes, panel: Panel, table: Table, width_in: float) -> None
     axes.tick_params(axis="both", length=0)
     if table.row_header:
         axes.set_xlabel(table.row_header)
-    _legend(axes, panel, table)
+    _legend(axes, panel, table, width_in)
 
 
 def _draw_bar(axes: Axes, bar: Bar, metric: Metric, table: Table, top: float, numbered: bool) -> None:
@@ -149,7 +154,7 @@ def _draw_bar(axes: Axes, bar: Bar, metric: Metric, table: Table, top: float, nu
                 markerfacecolor="white", markeredgecolor=INK, markeredgewidth=0.7, zorder=5,
             )  # fmt: skip
         if numbered:
-            highest = max([value + half, *(v for v in cell.per_seed if v is not None)])
+            highest = _above(cell, value + half, top)
             axes.annotate(
                 number(value, metric.decimals), (bar.x, highest), xytext=(0, 3),
                 textcoords="offset points", ha="center", va="bottom", fontsize=7.5,
@@ -161,6 +166,17 @@ def _draw_bar(axes: Axes, bar: Bar, metric: Metric, table: Table, top: float, nu
             capsize=1.5, marker="D", markersize=4.0, markerfacecolor="white",
             markeredgewidth=0.9, zorder=6,
         )  # fmt: skip
+
+
+def _above(cell: Cell, end: float, top: float) -> float:
+    """Where a bar's number stands clear of its interval, its dots and a published value close by."""
+    highest = max([end, *(v for v in cell.per_seed if v is not None)])
+    if cell.published:
+        half = quantile95() * (cell.published.standard_error or 0.0)
+        low, high = cell.published.value - half, cell.published.value + half
+        if low < highest + 0.1 * top and high > highest:
+            return high
+    return highest
 
 
 def _spread(bar: Bar, n: int) -> list[float]:
@@ -181,22 +197,22 @@ def _reach(panel: Panel) -> Iterator[float]:
 
 def _top(panel: Panel) -> float:
     highest = max(_reach(panel), default=0.0)
-    return highest if highest > 0 else 1.0
+    return highest if highest > 0 else 100.0 if panel.metric.is_percent else 1.0
 
 
 def _bottom(panel: Panel) -> float:
     return min(_reach(panel), default=0.0)
 
 
-def _label_rows(axes: Axes, labels: Sequence[str], width_in: float) -> None:
+def _label_rows(axes: Axes, labels: Sequence[str], row_in: float) -> None:
     """Row labels: wrapped where they fit beside each other, else turned."""
-    room = int(width_in / max(len(labels), 1) * 11)  # characters of 9 points that fit into one group
+    room = int(row_in * CHARACTERS_PER_IN)
     fits = room >= 8
     wrapped = ["\n".join(textwrap.wrap(label, max(room, 8))[:3]) if fits else label for label in labels]
     axes.set_xticks(range(len(labels)), wrapped, rotation=0 if fits else 40, ha="center" if fits else "right")
 
 
-def _legend(axes: Axes, panel: Panel, table: Table) -> None:
+def _legend(axes: Axes, panel: Panel, table: Table, width_in: float) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -212,8 +228,10 @@ def _legend(axes: Axes, panel: Panel, table: Table) -> None:
     if any(bar.cell.published for bar in panel.bars):
         handles.append(Line2D([], [], linestyle="", label="published", **{**dot, "marker": "D"}))
     if len(handles) > 1:
+        longest = max(len(handle.get_label()) for handle in handles) + 4
+        abreast = max(1, int(width_in * CHARACTERS_PER_IN / longest))
         axes.legend(
-            handles=handles, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=min(len(handles), 5),
+            handles=handles, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=min(len(handles), abreast),
             frameon=False, borderaxespad=0.2, handlelength=1.1, columnspacing=1.4,
         )  # fmt: skip
 
