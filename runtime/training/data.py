@@ -205,8 +205,10 @@ class Padded:
     def to(self, device: torch.device) -> Padded:
         if device.type == "cpu":
             return self
-        moved = (x.pin_memory().to(device, non_blocking=True) for x in (self.ids, self.keep, self.targets))
-        return Padded(*moved, useful=self.useful)
+        ids, keep, targets = (
+            x.pin_memory().to(device, non_blocking=True) for x in (self.ids, self.keep, self.targets)
+        )
+        return Padded(ids, keep, targets, self.useful)
 
 
 def pad(sequences: Sequence[Tokens]) -> Padded:

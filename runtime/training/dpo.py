@@ -72,24 +72,24 @@ class Preference:
         return (losses * part.weights).sum(), (torch.stack(told) * part.weights).sum(dim=1)
 
     def check_first(self, figures: Mapping[str, float]) -> None:
-        """Raise RuntimeError unless all rewards are 0 and the loss is ln 2 (IPO: 1 / (4 beta^2)), within rounding."""
+        """Raise RuntimeError unless rewards are 0 and the loss is `loss_without_margin`, but for rounding."""
         beta = self.config.beta
         limit = STEP0_TOLERANCE[self.config.precision] * max(e.supervised for e in self.examples)
         allowed = beta * limit if self.config.loss == "sigmoid" else limit / beta + limit**2
         expected = loss_without_margin(self.config.loss, beta)
         if figures["_drift"] > limit or abs(figures["loss"] - expected) > allowed:
             raise RuntimeError(
-                f"before the first step the policy must equal its reference, but a pair's log-probabilities are "
-                f"{figures['_drift']:.2e} nats apart ({limit:.1e} allowed), and the loss is {figures['loss']:.6f} "
-                f"instead of {expected:.6f}"
+                "before the first step the policy must equal its reference, but their log-probabilities are "
+                f"{figures['_drift']:.2e} nats apart ({limit:.1e} allowed), and the loss is "
+                f"{figures['loss']:.6f} instead of {expected:.6f}"
             )
 
 
 def reference_logps(job: Job, examples: Sequence[Example], backend: Backend) -> Tensor:
-    """Log-probabilities [len(examples), 2] of all sequences under the unchanged model, by the training's own code.
+    """Log-probabilities [len(examples), 2] of all sequences under the unchanged model.
 
-    Kept by row id in scratch, batch by batch, so that they are computed once however often the run
-    is stopped.
+    Computed by the training's own forward pass, and kept by row id in scratch, batch by batch: once,
+    however often the run is stopped.
     """
     path = job.scratch / REFERENCE
     known = _read_known(path, data_digest(examples)) if backend.rank == 0 else {}

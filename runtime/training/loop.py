@@ -135,7 +135,7 @@ class Run:
         return self._order[number * size : (number + 1) * size]
 
     def _parts(self, batch: Sequence[int]) -> Iterator[Part]:
-        """This rank's micro-batches. One without items is computed with no weight: others wait for its collectives."""
+        """This rank's micro-batches. An empty one is computed, at no weight: others wait for it."""
         weights = self.objective.weights(batch)
         lengths = [self.objective.examples[item].tokens for item in batch]
         for items in split(batch, lengths, self.backend.world, self.config.micro_batch)[self.backend.rank]:

@@ -47,7 +47,7 @@ def uniforms(seed: int, name: str, count: int) -> NDArray[np.float64]:
     """
     key = int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest(), "big")
     words = np.random.Philox(key=key).random_raw(count)
-    return (words >> np.uint64(11)) * 2.0**-53
+    return np.asarray((words >> np.uint64(11)) * 2.0**-53, np.float64)
 
 
 def choose(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
