@@ -169,7 +169,13 @@ def _scored(world: World, base: str, stage: str, seed: int, rate: float, needs: 
     wins = [
         0.5 if rng.random() < 0.02 else float(0.6 * hard + 0.4 * rng.random() < level) for hard in hardness
     ]
-    verdicts = [{"id": f"p{i}", "reply": "Output (a)" if w else "Output (b)"} for i, w in enumerate(wins)]
+    verdicts = [
+        {
+            "id": f"p{i}", "preference": w + 1, "reason": "tie" if w == 0.5 else None, "shown": ["ab"],
+            "replies": ["Output (b)" if w else "Output (a)"], "judge": "gpt-4-0314",
+        }
+        for i, w in enumerate(wins)
+    ]  # fmt: skip
     completions = {"type": "Completions", "kind": "sample", "key": key_of(sampled), "path": "data.jsonl"}
     world.seal_scores(
         scored, wins, verdicts=verdicts, inputs={"completions": [completions]}, wall_s=21.5,

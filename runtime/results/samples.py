@@ -31,7 +31,7 @@ class Side:
     label: str
     completion: Text
     verdicts: tuple[tuple[str, str], ...] = ()  # (good | bad | even | none, words)
-    reply: str = ""  # what the judge wrote, in one line
+    replies: tuple[str, ...] = ()  # what the judge wrote, each in one line
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +50,35 @@ def _cut(text: object) -> Text:
 
 @dataclass(slots=True)
 class Evaluation:
-    """What stands behind one member: its items, verdicts and completions, by prompt."""
+    """What stands behind one member, by prompt."""
 
     items: Mapping[str, Record]
     completions: Mapping[str, Record]
     reference: Mapping[str, Record]
-    replies: Mapping[str, str]
+    judged: Mapping[str, Record]
 
     def verdicts(self, prompt: str) -> tuple[tuple[str, str], ...]:
-        item = self.items.get(prompt, {})
+        """(good | bad | even | none, words) for each thing that is known of a completion."""
+        item, verdict = self.items.get(prompt, {}), self.judged.get(prompt, {})
         told = []
-        if "win" in item:
-            told.append(_win(item["win"]))
+        if item.get("win") is not None or verdict:
+            kind, words = _win(item.get("win"))
+            reason = verdict.get("reason")
+            told.append((kind, f"{words}: {one_line(reason, 60)}" if reason else words))
         if item.get("correct") is not None:
             told.append(("good", "correct") if item["correct"] >= 1 else ("bad", "not correct"))
         return tuple(told)
+
+    def replies(self, prompt: str) -> tuple[str, ...]:
+        """What the judge wrote, with the order in which it saw the two answers."""
+        row = self.judged.get(prompt, {})
+        said = zip(row.get("replies") or (), row.get("shown") or (), strict=False)
+        judge = row.get("judge") or "Judge"
+        return tuple(
+            f"{judge}, {'reference' if shown == 'ab' else 'this answer'} shown first: {one_line(reply, 120)}"
+            for reply, shown in said
+            if reply is not None
+        )
 
 
 def _win(win: float | None) -> tuple[str, str]:
@@ -103,7 +117,7 @@ class Library:
             items=self._rows(folder / "items.jsonl"),
             completions=self._input(inputs["completions"][0]),
             reference=self._input(against[0]) if against else {},
-            replies=self._replies(folder / VERDICTS),
+            judged=self._rows(folder / VERDICTS) if (folder / VERDICTS).exists() else {},
         )
 
     def _rows(self, path: Path) -> Mapping[str, Record]:
@@ -117,15 +131,6 @@ class Library:
             chosen = read_json(self.store.artifact(kind, key) / CHOICE)["chosen"]
             kind, key, path = chosen["kind"], chosen["key"], chosen["path"]
         return self._rows(self.store.artifact(kind, key) / path)
-
-    def _replies(self, path: Path) -> Mapping[str, str]:
-        """What the judge wrote about each prompt; the first reply where both orders were asked."""
-        replies: dict[str, str] = {}
-        for row in read_rows(path) if path.exists() else ():
-            text = row.get("reply") or row.get("raw")
-            if text and "id" in row:
-                replies.setdefault(str(row["id"]), one_line(text, 120))
-        return replies
 
 
 def _by_digest(prompts: Iterable[str]) -> list[str]:
@@ -152,7 +157,7 @@ def _sign(a: float | None, b: float | None) -> int | None:
 
 def _side(label: str, evaluation: Evaluation, prompt: str) -> Side:
     completion = evaluation.completions[prompt].get("completion")
-    return Side(label, _cut(completion), evaluation.verdicts(prompt), evaluation.replies.get(prompt, ""))
+    return Side(label, _cut(completion), evaluation.verdicts(prompt), evaluation.replies(prompt))
 
 
 def _sample(place: str, prompt: str, row: Record, sides: Sequence[Side]) -> Sample:

@@ -10,6 +10,7 @@ from runtime.results.metrics import Metric
 from runtime.results.table import Cell, Column, Comparison, Member, Published, Table
 
 NONE = "–"
+MAX_PLACES = 8
 Kind = Literal["label", "number", "missing", "published", "none"]
 Verdict = Literal["a", "b", "unclear", "missing"]
 
@@ -154,7 +155,12 @@ def missing_notes(table: Table) -> list[str]:
             if len({member.missing for member in cell.members}) == 1 and len(cell.members) > 1:
                 told = f"{cell.missing[0].missing} (all {count(len(cell.members), noun_of(table.over))})"
             reasons.setdefault(told, []).append(f"{row} / {column.label}")
-    return [f"{', '.join(places)}: {told}" for told, places in reasons.items()]
+    return [f"{_places(places)}: {told}" for told, places in reasons.items()]
+
+
+def _places(places: Sequence[str]) -> str:
+    """Where something is missing; many places are counted, for each cell says so itself."""
+    return ", ".join(places) if len(places) <= MAX_PLACES else count(len(places), "number")
 
 
 def notes(table: Table) -> list[str]:
