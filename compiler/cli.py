@@ -278,8 +278,8 @@ def status(spec: str, store_path: str, overrides: tuple[str, ...], every_node: b
 
 @main.command()
 @click.option("--lines", "-n", type=click.IntRange(min=1), help="Only the last lines.")
-@click.argument("node")
 @on_spec
+@click.argument("node")
 def logs(spec: str, store_path: str, overrides: tuple[str, ...], node: str, lines: int | None) -> None:
     """Print what the tries of a node printed, and how the last one failed.
 

@@ -33,7 +33,9 @@ def test_all_errors_have_a_known_code_and_stand_in_file_order(monkeypatch: pytes
 
 
 def test_an_error_in_an_override_points_at_the_command_line(tmp_path: Path) -> None:
-    (tmp_path / "s.yaml").write_text("experiment: s\nsources: {t: {kind: world}}\nstages: {p: {kind: prepare, source: t}}")
+    (tmp_path / "s.yaml").write_text(
+        "experiment: s\nsources: {t: {kind: world}}\nstages: {p: {kind: prepare, source: t}}"
+    )
     with pytest.raises(SpecError) as caught:
         compile_spec(str(tmp_path / "s.yaml"), ["stages.p.seed=many"])
     assert "--set stages.p.seed:1:1: error AC103" in str(caught.value)
@@ -50,7 +52,11 @@ def test_an_error_in_an_included_file_names_that_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("word", "known", "hint"),
-    [("epchs", ["epochs", "seed"], "did you mean `epochs`?"), ("x", ["a", "b"], "known: a, b"), ("x", [], "there are none")],
+    [
+        ("epchs", ["epochs", "seed"], "did you mean `epochs`?"),
+        ("x", ["a", "b"], "known: a, b"),
+        ("x", [], "there are none"),
+    ],
 )
 def test_near(word: str, known: list[str], hint: str) -> None:
     assert near(word, known) == hint

@@ -34,7 +34,14 @@ def reads(program: Program, node: str) -> list[str]:
 stages:
   p: {kind: prepare, source: tasks, seed: "${seed}"}
   d: {kind: demonstrate, prompts: p, teacher: weak, note: "${other}"}""",
-            ["p[seed=0]", "p[seed=1]", "d[seed=0,other=a]", "d[seed=1,other=a]", "d[seed=0,other=b]", "d[seed=1,other=b]"],
+            [
+                "p[seed=0]",
+                "p[seed=1]",
+                "d[seed=0,other=a]",
+                "d[seed=1,other=a]",
+                "d[seed=0,other=b]",
+                "d[seed=1,other=b]",
+            ],
             id="inherited and mentioned axes multiply",
         ),
         pytest.param(
@@ -44,7 +51,16 @@ stages:
   a: {kind: demonstrate, prompts: p, teacher: weak}
   b: {kind: demonstrate, prompts: p, teacher: weak, temperature: 0.5}
   l: {kind: label, critic: weak, a: a, b: b}""",
-            ["p[seed=0]", "p[seed=1]", "a[seed=0]", "a[seed=1]", "b[seed=0]", "b[seed=1]", "l[seed=0]", "l[seed=1]"],
+            [
+                "p[seed=0]",
+                "p[seed=1]",
+                "a[seed=0]",
+                "a[seed=1]",
+                "b[seed=0]",
+                "b[seed=1]",
+                "l[seed=0]",
+                "l[seed=1]",
+            ],
             id="inputs with the same axis are joined, not multiplied",
         ),
         pytest.param(
@@ -96,19 +112,25 @@ def test_select_over_a_declared_axis(tmp_path: Path) -> None:
 
 
 def test_ragged_checkpoints(tmp_path: Path) -> None:
-    text = HEAD + """
+    text = (
+        HEAD
+        + """
 axes: {base: {x: {epochs: 2, every: 1}, y: {epochs: 9, every: 3}}}
 stages:
   p: {kind: prepare, source: tasks, split: {train: 90%, validation: 10%}}
   d: {kind: demonstrate, prompts: p.train, teacher: weak}
-  t: {kind: sft, model: tiny, data: d, epochs: "${base.epochs}", checkpoint_every: "${base.every}", learning_rate: 1}
+  t: {kind: sft, model: tiny, data: d, learning_rate: 1,
+      epochs: "${base.epochs}", checkpoint_every: "${base.every}"}
   s: {kind: sample, model: t, prompts: p.validation}
 """
+    )
     found = [i for i in node_ids(compile_text(tmp_path, text)) if i.startswith("s[")]
     assert found == [f"s[base=x,epoch={e}]" for e in (1, 2)] + [f"s[base=y,epoch={e}]" for e in (3, 6, 9)]
 
 
-AT = HEAD + """
+AT = (
+    HEAD
+    + """
 axes: {base: [x, y], sampler: [x, y]}
 stages:
   p: {kind: prepare, source: tasks, split: {aif: 90%, test: 10%}}
@@ -116,13 +138,21 @@ stages:
   n: {kind: sample, model: tiny, prompts: p.aif, temperature: 0.5}
   l: {kind: label, critic: weak, a: n, b: m}
 """
+)
 
 
 def test_at_reads_a_stage_along_another_axis(tmp_path: Path) -> None:
-    text = AT + "  r: {kind: dpo, model: tiny, data: {stage: l, at: {base: '${sampler}'}}, epochs: 1, learning_rate: 1, note: '${base}'}"
+    text = (
+        AT
+        + "  r: {kind: dpo, model: tiny, data: {stage: l, at: {base: '${sampler}'}}, epochs: 1, "
+        + "learning_rate: 1, note: '${base}'}"
+    )
     program = compile_text(tmp_path, text)
     assert [i for i in node_ids(program) if i[0] == "r"] == [
-        "r[base=x,sampler=x]", "r[base=x,sampler=y]", "r[base=y,sampler=x]", "r[base=y,sampler=y]",
+        "r[base=x,sampler=x]",
+        "r[base=x,sampler=y]",
+        "r[base=y,sampler=x]",
+        "r[base=y,sampler=y]",
     ]
     assert reads(program, "r[base=x,sampler=y]") == ["l[base=y]"]
 
@@ -151,7 +181,9 @@ def test_order_of_stages_in_the_file_does_not_matter(tmp_path: Path) -> None:
             entries.append(line)
     shuffled = head + "stages:\n" + "".join(reversed(entries)) + "tables:\n" + tables
     one, other = compile_text(tmp_path, STUDY), compile_text(tmp_path, shuffled)
-    assert dict(zip(node_ids(one), one.keys, strict=True)) == dict(zip(node_ids(other), other.keys, strict=True))
+    assert dict(zip(node_ids(one), one.keys, strict=True)) == dict(
+        zip(node_ids(other), other.keys, strict=True)
+    )
 
 
 def test_nodes_come_after_what_they_read(tmp_path: Path) -> None:

@@ -32,8 +32,12 @@ def test_keys_of_the_golden_corpus(tmp_path: Path) -> None:
         pytest.param(lambda t: t.replace("epochs: 6", "note: six\n    epochs: 6"), id="a note"),
         pytest.param(lambda t: t.replace("epochs: 6", "resources: {cpus: 2}\n    epochs: 6"), id="resources"),
         pytest.param(lambda t: t.replace("epochs: 6", "micro_batch: 2\n    epochs: 6"), id="micro-batch"),
-        pytest.param(lambda t: t.replace("epochs: 6", "parallel: {processes: 2}\n    epochs: 6"), id="processes"),
-        pytest.param(lambda t: t.replace("epochs: 6", "weight_decay: 0\n    epochs: 6"), id="a default written out"),
+        pytest.param(
+            lambda t: t.replace("epochs: 6", "parallel: {processes: 2}\n    epochs: 6"), id="processes"
+        ),
+        pytest.param(
+            lambda t: t.replace("epochs: 6", "weight_decay: 0\n    epochs: 6"), id="a default written out"
+        ),
         pytest.param(lambda t: t.replace("Does feedback help?", "Well?"), id="a caption"),
     ],
 )
@@ -69,7 +73,9 @@ def test_every_declaration_field_says_what_it_affects() -> None:
 
 
 def test_the_content_of_a_source_is_part_of_its_key(tmp_path: Path) -> None:
-    text = "experiment: e\nsources: {s: {kind: jsonl, path: s.jsonl}}\nstages: {p: {kind: prepare, source: s}}"
+    text = (
+        "experiment: e\nsources: {s: {kind: jsonl, path: s.jsonl}}\nstages: {p: {kind: prepare, source: s}}"
+    )
     (tmp_path / "s.jsonl").write_text('{"prompt": "a"}\n')
     first = keys(tmp_path, text)
     (tmp_path / "s.jsonl").write_text('{"prompt": "b"}\n')
@@ -80,6 +86,8 @@ def test_the_content_of_a_source_is_part_of_its_key(tmp_path: Path) -> None:
 
 
 def test_equal_work_in_two_stages_has_one_key(tmp_path: Path) -> None:
-    text = STUDY.replace("tables:", "  answers2: {kind: demonstrate, prompts: prompts.sft, teacher: weak}\ntables:")
+    text = STUDY.replace(
+        "tables:", "  answers2: {kind: demonstrate, prompts: prompts.sft, teacher: weak}\ntables:"
+    )
     found = keys(tmp_path, text)
     assert found["answers"] == found["answers2"]

@@ -70,13 +70,18 @@ def test_included_files_lie_under_the_including_one() -> None:
 
 def test_a_list_over_an_axis_of_records_chooses_from_them() -> None:
     source, _ = read(
-        {"a.yaml": "include: b.yaml\naxes: {base: [c, a]}", "b.yaml": "axes: {base: {a: {n: 1}, b: {n: 2}, c: {n: 3}}}"}
+        {
+            "a.yaml": "include: b.yaml\naxes: {base: [c, a]}",
+            "b.yaml": "axes: {base: {a: {n: 1}, b: {n: 2}, c: {n: 3}}}",
+        }
     )
     assert list(source.tree.items["axes"].items["base"].plain().items()) == [("c", {"n": 3}), ("a", {"n": 1})]
 
 
 def test_overrides_reach_deep_and_are_read_as_yaml() -> None:
-    source, problems = read({"a.yaml": "stages: {x: {kind: sft, seed: 1}}"}, "stages.x.seed=[1, 2]", "axes.k=[1e-5]")
+    source, problems = read(
+        {"a.yaml": "stages: {x: {kind: sft, seed: 1}}"}, "stages.x.seed=[1, 2]", "axes.k=[1e-5]"
+    )
     assert not problems
     assert source.tree.plain() == {"stages": {"x": {"kind": "sft", "seed": [1, 2]}}, "axes": {"k": [1e-5]}}
     assert source.tree.items["axes"].items["k"].span.file == "--set axes.k"
@@ -89,7 +94,11 @@ def test_overrides_reach_deep_and_are_read_as_yaml() -> None:
         ({"a.yaml": "a: [1"}, [], "AC002"),
         ({"a.yaml": "a: 1\na: 2"}, [], "AC003"),
         ({"a.yaml": "include: a.yaml"}, [], "AC004"),
-        ({"a.yaml": "include: [b.yaml, c.yaml]", "b.yaml": "axes: {s: [1]}", "c.yaml": "axes: {s: [2]}"}, [], "AC005"),
+        (
+            {"a.yaml": "include: [b.yaml, c.yaml]", "b.yaml": "axes: {s: [1]}", "c.yaml": "axes: {s: [2]}"},
+            [],
+            "AC005",
+        ),
         ({"a.yaml": "a: 1"}, ["a"], "AC006"),
         ({"a.yaml": "a: [1]"}, ["a.b=2"], "AC006"),
         ({"a.yaml": "? [1]\n: 2"}, [], "AC007"),

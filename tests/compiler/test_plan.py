@@ -1,0 +1,155 @@
+"""Plans: actions, reasons, jobs, and every form in which a plan is shown."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from compiler import emit
+from compiler.cluster import Profile
+from compiler.plan import Plan, State, make_plan
+from compiler.program import Program
+from runtime.store import Store
+from tests.compiler.specs import HEAD, STUDY, compile_text
+from tests.golden import check_golden
+
+SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "plan.schema.json").read_text())
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.yaml").write_text(STUDY)
+    from compiler.program import compile_spec
+
+    return compile_spec("study.yaml")
+
+
+def actions(plan: Plan) -> dict[str, str]:
+    return {step.node.id: step.action for step in plan.steps}
+
+
+def keys_of(program: Program, *stages: str) -> frozenset[str]:
+    return frozenset(k for n, k in zip(program.graph.nodes, program.keys, strict=True) if n.stage in stages)
+
+
+def test_an_empty_store_runs_everything(study: Program) -> None:
+    plan = make_plan(study, State())
+    assert set(actions(plan).values()) == {"run"}
+    assert plan.estimate.run == len(study.graph.nodes)
+
+
+def test_what_is_sealed_is_reused_and_a_full_store_runs_nothing(study: Program) -> None:
+    plan = make_plan(study, State(sealed=keys_of(study, "prompts", "corpus")))
+    assert actions(plan)["prompts"] == "reuse" and actions(plan)["base"] == "run"
+    done = make_plan(study, State(sealed=frozenset(study.keys)))
+    assert done.jobs == () and set(actions(done).values()) == {"reuse"}
+
+
+def test_a_missing_artifact_is_made_again_and_nothing_else(study: Program) -> None:
+    missing = next(iter(keys_of(study, "labels")))
+    plan = make_plan(study, State(sealed=frozenset(study.keys) - {missing}))
+    assert [i for i, a in actions(plan).items() if a == "run"] == ["labels[seed=0]"] or plan.estimate.run == 1
+
+
+def test_queued_nodes_are_waited_for(study: Program) -> None:
+    (base,) = keys_of(study, "base")
+    state = State(busy={base: "in the queue as Slurm job 7"}, slurm_jobs={base: "7"})
+    plan = make_plan(study, state, on_slurm=True)
+    assert actions(plan)["base"] == "wait"
+    tune = next(j for j in plan.jobs if j.name == "study.tune")
+    assert tune.after == ("study.answers",) and tune.after_slurm == ("7",)
+
+
+def test_slurm_cannot_wait_for_a_process(study: Program) -> None:
+    (base,) = keys_of(study, "base")
+    plan = make_plan(study, State(busy={base: "at work on n1, process 3"}), on_slurm=True)
+    assert actions(plan)["tune[seed=0,learning_rate=0.001]"] == "blocked"
+    assert actions(plan)["best[seed=0]"] == "blocked"
+    assert actions(plan)["answers"] == "run"
+    assert set(actions(make_plan(study, State(busy={base: "at work"}))).values()) == {"run", "wait"}
+
+
+def test_failures_are_tried_again_and_say_why(study: Program) -> None:
+    (base,) = keys_of(study, "base")
+    step = next(s for s in make_plan(study, State(failed={base: "out of disk"})).steps if s.node.id == "base")
+    assert (step.action, step.why) == ("run", "its last try failed: out of disk")
+
+
+def test_equal_work_is_submitted_once(tmp_path: Path) -> None:
+    text = HEAD + "stages: {a: {kind: prepare, source: tasks}, b: {kind: prepare, source: tasks}}"
+    plan = make_plan(compile_text(tmp_path, text), State())
+    assert [len(j.steps) for j in plan.jobs] == [1]
+    assert plan.steps[1].why == "the same work as a, done once"
+
+
+def test_arrays_are_cut_at_the_sites_limit(study: Program) -> None:
+    plan = make_plan(study, State(), max_array=5)
+    names = {j.name: len(j.steps) for j in plan.jobs if j.name.startswith("study.score.")}
+    assert names == {"study.score.1": 5, "study.score.2": 5, "study.score.3": 2}
+    best = next(j for j in plan.jobs if j.name == "study.best")
+    assert {"study.score.1", "study.score.2", "study.score.3"} <= set(best.after)
+
+
+def test_jobs_come_after_the_jobs_they_read(study: Program) -> None:
+    seen: set[str] = set()
+    for job in make_plan(study, State()).jobs:
+        assert set(job.after) <= seen
+        seen.add(job.name)
+
+
+@pytest.mark.parametrize("form", ["text", "dot", "mermaid"])
+def test_golden_drawings(study: Program, form: str) -> None:
+    plan = make_plan(study, State(sealed=keys_of(study, "prompts", "corpus")))
+    check_golden(f"plan/study.{form}", emit.DRAWINGS[form](plan) + "\n")
+
+
+def test_json_is_as_its_published_schema_says(study: Program) -> None:
+    text = emit.to_json(make_plan(study, State(sealed=keys_of(study, "prompts"))))
+    told = json.loads(text)
+    jsonschema.validate(told, SCHEMA)
+    check_golden("plan/study.json", text + "\n")
+    ids = {node["id"] for node in told["nodes"]}
+    assert all(set(node["needs"]) <= ids for node in told["nodes"])
+
+
+PROFILE = Profile.model_validate(
+    {
+        "partition": "gpu",
+        "account": "me",
+        "gpu_type": "a100",
+        "setup": ["module load python"],
+        "environment": {"HF_HOME": "/scratch/my files"},
+        "python": "/opt/env/bin/python",
+        "parallel_tasks": 2,
+        "options": ["--requeue"],
+    }
+)
+
+
+def test_golden_sbatch(study: Program) -> None:
+    sealed = frozenset(study.keys) - keys_of(study, "tune", "best", "rlaif")
+    plan = make_plan(study, State(sealed=sealed))
+    check_golden("plan/study.sbatch", emit.to_sbatch(plan, PROFILE, Store(Path("/shared/a store"))) + "\n")
+
+
+def test_gpus_are_asked_for(tmp_path: Path) -> None:
+    text = HEAD + "stages: {a: {kind: prepare, source: tasks, resources: {gpus: 2}}}"
+    plan = make_plan(compile_text(tmp_path, text), State())
+    assert "#SBATCH --gres=gpu:a100:2\n" in emit.to_sbatch(plan, PROFILE, Store(tmp_path))
+    assert plan.estimate.gpu_hours_at_most == 2.0
+    any_type = replace_type(PROFILE)
+    assert "#SBATCH --gres=gpu:2\n" in emit.to_sbatch(plan, any_type, Store(tmp_path))
+
+
+def replace_type(profile: Profile) -> Profile:
+    return profile.model_copy(update={"gpu_type": None})
+
+
+def test_planning_is_a_pure_function(study: Program) -> None:
+    state = State(sealed=keys_of(study, "prompts"))
+    assert make_plan(study, state) == make_plan(study, replace(state))
