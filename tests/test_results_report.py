@@ -1,0 +1,255 @@
+"""The report: whole, offline, escaped, small; every number leads to its jobs; seen in a browser."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from runtime.results import write_results
+from runtime.results.curves import thinned
+from runtime.results.report import MAX_BYTES, duration, moment
+from runtime.store import Store
+from tests.results_world import World, key_of, study, table
+from tests.test_results_documents import NASTY
+
+
+class Page(HTMLParser):
+    """Ids, links, sources, tags and the text of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.sources: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.words: list[str] = []
+        self._quiet = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        told = dict(attrs)
+        self.tags[tag] += 1
+        self._quiet = tag == "style"
+        self.ids += [told["id"] or ""] if "id" in told else []
+        self.links += [told["href"] or ""] if "href" in told else []
+        self.sources += [told[name] or "" for name in ("src", "srcset", "data", "action") if name in told]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._quiet = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._quiet:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def report(store: Store, world: World, out: Path) -> str:
+    write_results(store, world.description(), out)
+    return (out / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study's results."""
+    folder = tmp_path_factory.mktemp("report")
+    world = study(Store(folder / "store"))
+    write_results(world.store, world.description(), folder / "out")
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def page(written: Path) -> Page:
+    return Page((written / "report.html").read_text(encoding="utf-8"))
+
+
+def test_nothing_comes_from_outside(page: Page, written: Path) -> None:
+    assert all(link.startswith("#") for link in page.links)
+    assert page.sources and all(source.startswith("data:image/svg+xml;base64,") for source in page.sources)
+    assert not {"script", "link", "iframe", "object", "form"} & set(page.tags)
+    text = (written / "report.html").read_text()
+    assert "default-src 'none'" in text and "url(" not in text and "@import" not in text
+
+
+def test_links_lead_somewhere_and_places_are_unique(page: Page) -> None:
+    assert len(set(page.ids)) == len(page.ids)
+    assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
+
+
+def test_findings_stand_first(page: Page) -> None:
+    text = page.text
+    assert "yi-6b: RLAIF beats SFT 100% by" in text
+    assert text.index("RLAIF beats SFT 100%") < text.index("Each number opens the jobs")
+
+
+def test_a_number_leads_to_its_jobs(page: Page) -> None:
+    """yi-6b / RLAIF: node, key, spec line, both commits, host, time, and what it was made from."""
+    start = page.text.index("yi-6b / RLAIF")
+    card = page.text[start : page.text.index("llama-7b / SFT 10%")]
+    node = "rlaif_test[base=yi-6b,seed=1]"
+    for told in (
+        node, key_of(node)[:12], "specs/study.yaml:31", "feed00000000", "c0ffee000000", "node7",
+        "2025-10-09 08:53", "21.5 s", "Made from prompts", "3 seeds, 200 prompts", "63.0 ± 1.7 (fig3.csv)",
+    ):  # fmt: skip
+        assert told in card, told
+    assert "#t1-1-3" in page.links and "t1-1-3" in page.ids
+
+
+def test_missing_numbers_say_why(page: Page) -> None:
+    assert "2 of 3 seeds" in page.text
+    assert (
+        "blocked by rlaif[base=llama-7b,seed=2] (failed: OutOfMemoryError: CUDA out of memory)" in page.text
+    )
+    assert "16 of 18 numbers in place. 102 jobs: 97 done, 1 failed, 1 blocked, 3 not run." in page.text
+
+
+def test_samples_show_one_of_each_outcome(page: Page) -> None:
+    assert "gpt-4-0314, reference shown first: Output (b)" in page.text
+    assert {"preferred to the reference", "reference preferred"} <= {word.strip() for word in page.words}
+
+
+def test_training_and_costs(page: Page) -> None:
+    assert page.tags["polyline"] == 12 + 12 + 8
+    assert "12 runs, ending at" in page.text
+    assert "15.00" in page.text  # dollars of twelve evaluations
+
+
+def test_texts_of_others_are_escaped(store: Store, tmp_path: Path) -> None:
+    world = World(store, NASTY)
+    world.node("sampled", "sample")
+    world.seal("sampled", data=[{"id": NASTY, "prompt": NASTY, "completion": NASTY, "answer": NASTY}])
+    world.node("a", "evaluate", ["sampled"])
+    inputs = {"completions": [{"kind": "sample", "key": key_of("sampled"), "path": "data.jsonl"}]}
+    world.seal(
+        "a",
+        metrics={"win_rate": 50.0},
+        items=[{"id": NASTY, "win": 1.0, "correct": None, "length": 3}],
+        verdicts=[{"id": NASTY, "reason": NASTY, "shown": ["ab"], "replies": [NASTY], "judge": NASTY}],
+        inputs=inputs,
+    )
+    world.node(NASTY, "sft")
+    world.fail(NASTY, "failed", NASTY)
+    world.tables = [table(NASTY, {NASTY: "win_rate"}, {NASTY: [world.cell("a")]}, caption=NASTY)]
+    text = report(store, world, tmp_path)
+    assert "<script" not in text.lower()
+    assert "alert(1)" in Page(text).text
+    assert "a|b `c` *d* &lt;script&gt;" in text
+
+
+def test_a_large_experiment_still_makes_a_small_page(store: Store, tmp_path: Path) -> None:
+    world = World(store)
+    rows = {}
+    for r in range(60):
+        cells = []
+        for c in range(10):
+            ids = [world_node(world, f"score_{c}[row={r},seed={s}]") for s in range(5)]
+            cells.append({"members": [member(id) for id in ids]})
+        rows[f"row {r}"] = cells
+    for n in range(5_000):
+        world.nodes.append({"id": f"train[n={n}]", "stage": "train", "kind": "sft", "key": key_of(f"t{n}")})
+    columns = {f"column {c}": "win_rate" for c in range(10)}
+    world.tables = [table("big", columns, rows, over=["seed"])]
+    text = report(store, world, tmp_path)
+    assert len(text.encode()) <= MAX_BYTES
+    assert {link.removeprefix("#") for link in Page(text).links} <= set(Page(text).ids)
+
+
+def world_node(world: World, id: str) -> str:
+    world.nodes.append({"id": id, "stage": id.partition("[")[0], "kind": "evaluate", "key": key_of(id)})
+    return id
+
+
+def member(id: str) -> dict[str, str]:
+    return {"node": id, "kind": "evaluate", "key": key_of(id), "field": "win_rate", "place": "s.yaml:1"}
+
+
+def test_a_broken_training_log_costs_only_its_chart(store: Store, tmp_path: Path) -> None:
+    world = World(store)
+    world.node("train", "sft")
+    world.seal("train", training=[{"step": 1, "loss": 0.5}])
+    (store.artifact("sft", key_of("train")) / "training.jsonl").write_text("not json")
+    assert Page(report(store, world, tmp_path)).tags["polyline"] == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, ""),
+        (0.04, "0.0 s"),
+        (59.9, "59.9 s"),
+        (61, "1 min 1 s"),
+        (3600, "1 h 0 min"),
+        (3599.7, "1 h 0 min"),
+    ],
+)
+def test_duration(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_moment() -> None:
+    assert (moment(None), moment(1_760_000_000.0)) == ("", "2025-10-09 08:53")
+
+
+def test_thinned_keeps_the_end_and_the_mean() -> None:
+    points = [(float(i), float(i % 2)) for i in range(1, 101)]
+    thin = thinned(points, 10)
+    assert len(thin) == 10
+    assert thin[-1] == (100.0, 0.5)
+    assert thinned([]) == ()
+    assert thinned([(1.0, 2.0)]) == ((1.0, 2.0),)
+
+
+# ---------------------------------------------------------------- in a browser
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+def colours(url: str, folder: Path, size: str, *flags: str) -> Counter[tuple[int, int, int]]:
+    """How often each colour stands in the picture of a page."""
+    from PIL import Image
+
+    assert CHROMIUM is not None
+    shot = folder / "shot.png"
+    words = [CHROMIUM, *QUIET, f"--user-data-dir={folder / 'profile'}", f"--window-size={size}"]
+    done = subprocess.run(
+        [*words, f"--screenshot={shot}", *flags, url], capture_output=True, text=True, timeout=120
+    )
+    assert shot.exists(), done.stderr[-2000:]
+    with Image.open(shot) as picture:
+        return Counter(picture.convert("RGB").get_flattened_data())
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+@pytest.mark.parametrize(
+    ("flags", "paper"),
+    [((), (255, 255, 255)), (("--blink-settings=preferredColorScheme=0",), (23, 23, 27))],
+    ids=["light", "dark"],
+)
+def test_the_page_is_drawn(
+    written: Path, tmp_path: Path, flags: tuple[str, ...], paper: tuple[int, int, int]
+) -> None:
+    seen = colours(f"file://{written / 'report.html'}", tmp_path, "900,1600", *flags)
+    assert seen.most_common(1)[0][0] == paper
+    assert seen[0, 0x72, 0xB2] > 1000  # the first bars of the figure
+    assert len(seen) > 50
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_number_opens_its_card(written: Path, tmp_path: Path) -> None:
+    edge = (0x0B, 0x5C, 0xAD)  # the card's left edge, three pixels wide
+    url = f"file://{written / 'report.html'}"
+    opened = colours(f"{url}#t1-1-3", tmp_path, "900,1600")[edge]
+    assert opened > 500
