@@ -61,6 +61,10 @@ class Node:
         found = {b.node: None for bindings in self.inputs.values() for b in bindings if b.node is not None}
         return list(found)
 
+    def ports(self) -> dict[str, Port]:
+        """The port that each input reads; of many candidates the first."""
+        return {name: bindings[0].port for name, bindings in self.inputs.items()}
+
     @property
     def resources(self) -> Resources:
         return self.config.resources or self.kind.resources

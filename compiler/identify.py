@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,10 +34,13 @@ def _declared(binding: Binding, contents: Mapping[str, str], memo: dict[str, Any
     return memo[declaration.name]
 
 
-def identify(graph: Graph, contents: Mapping[str, str]) -> tuple[Identity, ...]:
+def identify(
+    graph: Graph, contents: Mapping[str, str], template_digest: Callable[[str], str]
+) -> tuple[Identity, ...]:
     """Identities of all nodes, in their order.
 
-    `contents` gives the fingerprint of the files behind a declaration, by its name. Names of stages,
+    `contents` gives the fingerprint of the files behind a declaration, by its name, and
+    `template_digest` the hash of a template that shapes a result. Names of stages,
     axes and declarations, places, resources and speed fields do not enter.
     """
     found: list[Identity] = []
@@ -52,11 +55,13 @@ def identify(graph: Graph, contents: Mapping[str, str]) -> tuple[Identity, ...]:
     for node in graph.nodes:
         if id(node.config) not in configs:
             configs[id(node.config)] = identity(node.config)
+        templates = node.kind.templates(node.config, node.ports())
         recipe = {
             "hash": HASH_VERSION,
             "kind": node.kind.name,
             "version": node.kind.version,
             "config": configs[id(node.config)],
+            "templates": {name: template_digest(name) for name in templates},
             "inputs": {name: [source(b) for b in bindings] for name, bindings in node.inputs.items()},
         }
         found.append(Identity(digest_text(canonical(recipe))[:KEY_LENGTH], recipe))

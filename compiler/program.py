@@ -18,6 +18,7 @@ from compiler.link import link
 from compiler.source import load
 from compiler.spec import Declaration, Spec, read_spec
 from compiler.tables import Table, resolve_tables
+from runtime import templates
 from runtime.fingerprint import fingerprint
 
 PACKAGE = "package:"
@@ -142,4 +143,6 @@ def compile_spec(path: str, overrides: Sequence[str] = (), cache: Path | None = 
     errors = [p for p in problems if p.severity == "error"]
     if errors:
         raise SpecError(problems, source.texts)
-    return Program(spec, graph, identify(graph, contents), tables, source.texts, tuple(problems))
+    return Program(
+        spec, graph, identify(graph, contents, templates.digest), tables, source.texts, tuple(problems)
+    )

@@ -49,6 +49,10 @@ def no_problems(config: Any, inputs: Mapping[str, Port]) -> Iterable[Problem]:
     return ()
 
 
+def no_templates(config: Any, inputs: Mapping[str, Port]) -> Iterable[str]:
+    return ()
+
+
 def keep(name: str, body: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """No shorthand: the stage stays as written."""
     return {name: body}
@@ -61,6 +65,8 @@ class StageKind:
     outputs: (config, input ports) -> output name -> port; the empty name is the only or main one.
     run: does the work; reads `job.inputs`, writes below `job.out`.
     check: problems that need the inputs' types (same arguments as `outputs`).
+    templates: templates that shape the result, as paths below templates/ (same arguments); their
+        text is part of the recipe.
     preload: slow modules that `run` imports; a runner may import them once, before it forks jobs.
     expand: rewrites a shorthand into several stages, name -> body; bodies are mappings as written.
     """
@@ -72,6 +78,7 @@ class StageKind:
     run: Callable[[Job], None]
     check: Callable[[Any, Mapping[str, Port]], Iterable[Problem]] = no_problems
     expand: Callable[[str, dict[str, Any]], dict[str, dict[str, Any]]] = keep
+    templates: Callable[[Any, Mapping[str, Port]], Iterable[str]] = no_templates
     resources: Resources = Resources()
     preload: tuple[str, ...] = ()
 
@@ -84,7 +91,9 @@ TORCH = ("torch", "transformers", "accelerate")
 def stage_kinds() -> Mapping[str, StageKind]:
     """Every stage kind by name: the modules of `runtime.stages`, each with a `STAGE`."""
     package = importlib.import_module("runtime.stages")
-    modules = (importlib.import_module(f"runtime.stages.{m.name}") for m in pkgutil.iter_modules(package.__path__))
+    modules = (
+        importlib.import_module(f"runtime.stages.{m.name}") for m in pkgutil.iter_modules(package.__path__)
+    )
     return {module.STAGE.name: module.STAGE for module in modules}
 
 

@@ -6,6 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.files import digest_text
+
 if TYPE_CHECKING:
     from jinja2.sandbox import SandboxedEnvironment
 
@@ -23,8 +25,11 @@ def environment() -> SandboxedEnvironment:
     from jinja2.sandbox import SandboxedEnvironment
 
     made = SandboxedEnvironment(
-        loader=FileSystemLoader(folder()), undefined=StrictUndefined, keep_trailing_newline=True,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=FileSystemLoader(folder()),
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     made.filters["sh"] = _shell_quote
     return made
@@ -39,6 +44,13 @@ def _shell_quote(value: object) -> str:
 def names(family: str) -> list[str]:
     """Names of the templates of a family (`judge`, `chat` ...), without their endings."""
     return sorted(p.name.removesuffix(".j2") for p in (folder() / family).glob("*.j2"))
+
+
+@cache
+def digest(name: str) -> str:
+    """Hash of a template's text; empty for a name without a file, which the job will refuse or not need."""
+    path = folder() / name
+    return digest_text(path.read_text(encoding="utf-8")) if path.is_file() else ""
 
 
 def fill(name: str, **values: Any) -> str:

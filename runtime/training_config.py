@@ -17,7 +17,9 @@ class Parallel(Frozen):
     """How one run is spread over processes. The optimisation is the same; only rounding differs."""
 
     processes: int = speed(1, doc="processes, one for each GPU", ge=1)
-    deepspeed: Literal["zero1", "zero2", "zero3"] | None = speed(None, doc="DeepSpeed stage; none: plain or DDP")
+    deepspeed: Literal["zero1", "zero2", "zero3"] | None = speed(
+        None, doc="DeepSpeed stage; none: plain or DDP"
+    )
 
 
 class TrainingConfig(StageConfig):
@@ -25,7 +27,9 @@ class TrainingConfig(StageConfig):
 
     epochs: int = result(doc="passes over the data", ge=1)
     checkpoint_every: int | None = result(
-        None, doc="keep a checkpoint after every so many epochs: adds the axis `epoch`; none: the last one only", ge=1
+        None,
+        doc="keep a checkpoint after every so many epochs: adds the axis `epoch`; none: the last one only",
+        ge=1,
     )
     learning_rate: float = result(doc="peak learning rate", gt=0)
     schedule: Literal["constant", "linear", "cosine"] = result("constant", doc="learning rate over the run")
@@ -44,7 +48,9 @@ class TrainingConfig(StageConfig):
     )
     precision: Literal["fp32", "bf16"] = result("fp32", doc="compute precision; master weights stay fp32")
     seed: int = result(0, doc="seed of data order and dropout")
-    micro_batch: int | None = speed(None, doc="examples in one forward pass; none: as many as the batch has", ge=1)
+    micro_batch: int | None = speed(
+        None, doc="examples in one forward pass; none: as many as the batch has", ge=1
+    )
     parallel: Parallel = speed(Parallel(), doc="processes and sharding")
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from runtime.artifacts import Port
 from runtime.fields import Reference, takes
 from runtime.job import Job
 from runtime.stage import Problem, Resources, StageConfig, StageKind
-from runtime.stages.label import Judging
+from runtime.stages.label import Judging, judge_templates
 from runtime.stages.sample import Sampling
 
 WIN_RATE = ("win_rate", "standard_error", "n_wins", "n_wins_base", "n_draws", "n_total", "discrete_win_rate")
@@ -154,6 +154,7 @@ STAGE = StageKind(
     outputs=outputs,
     run=run,
     check=check,
+    templates=judge_templates,
     expand=expand,
     resources=Resources(minutes=240),
 )

@@ -36,6 +36,11 @@ class Label(StageConfig, Judging):
     b: Reference = takes("Completions", doc="another completion of the same prompts")
 
 
+def judge_templates(config: Judging, inputs: Mapping[str, Port]) -> Iterable[str]:
+    """The judge's template, where there is a judge."""
+    return (f"judge/{config.template}.j2",) if inputs.keys() & {"critic", "evaluator"} else ()
+
+
 def outputs(config: Label, inputs: Mapping[str, Port]) -> dict[str, Port]:
     pools = inputs["a"].pools | inputs["b"].pools
     return {
@@ -88,5 +93,6 @@ STAGE = StageKind(
     outputs=outputs,
     run=run,
     check=check,
+    templates=judge_templates,
     resources=Resources(minutes=480),
 )

@@ -18,7 +18,9 @@ class Sampling(Frozen):
     top_p: float = result(1.0, doc="nucleus sampling: smallest set of tokens with this mass", gt=0, le=1)
     max_new_tokens: int = result(256, doc="longest completion in tokens", ge=1)
     max_prompt_length: int = result(256, doc="longer prompts keep their end; counted", ge=1)
-    seed: int = result(0, doc="seed of the draws; each prompt's stream depends on it and the prompt's id alone")
+    seed: int = result(
+        0, doc="seed of the draws; each prompt's stream depends on it and the prompt's id alone"
+    )
     batch_size: int = speed(32, doc="prompts generated together", ge=1)
 
 
@@ -34,9 +36,17 @@ def outputs(config: Sample, inputs: Mapping[str, Port]) -> dict[str, Port]:
     return {"": replace(inputs["prompts"], type="Completions", path="data.jsonl", seen=model.seen)}
 
 
+def chat_templates(config: StageConfig, inputs: Mapping[str, Port]) -> Iterable[str]:
+    """The chat format in which the stage reads and writes: its own, or else its model's."""
+    chat = getattr(config, "chat", None) or inputs["model"].chat
+    return (f"chat/{chat}.j2",) if chat else ()
+
+
 def check(config: Sample, inputs: Mapping[str, Port]) -> Iterable[Problem]:
     if inputs["model"].chat is None:
-        yield Problem("AC320", "model", "the model has no chat format", "train it first, or declare its `chat`")
+        yield Problem(
+            "AC320", "model", "the model has no chat format", "train it first, or declare its `chat`"
+        )
 
 
 def run(job: Job) -> None:
@@ -46,6 +56,13 @@ def run(job: Job) -> None:
 
 
 STAGE = StageKind(
-    name="sample", version=1, config=Sample, outputs=outputs, run=run, check=check,
-    resources=Resources(memory_gb=8, minutes=240), preload=TORCH,
+    name="sample",
+    version=1,
+    config=Sample,
+    outputs=outputs,
+    run=run,
+    check=check,
+    templates=chat_templates,
+    resources=Resources(memory_gb=8, minutes=240),
+    preload=TORCH,
 )

@@ -8,6 +8,7 @@ from runtime.artifacts import Port
 from runtime.fields import Reference, result, takes
 from runtime.job import Job
 from runtime.stage import TORCH, Problem, Resources, StageKind
+from runtime.stages.sample import chat_templates
 from runtime.training_config import Reduction, TrainingConfig
 
 
@@ -43,7 +44,10 @@ def outputs(config: Sft, inputs: Mapping[str, Port]) -> dict[str, Port]:
 def check(config: Sft, inputs: Mapping[str, Port]) -> Iterable[Problem]:
     if config.chat is None and inputs["model"].chat is None:
         yield Problem(
-            "AC320", "model", "the model has no chat format, and the stage names none", "add `chat: human_assistant`"
+            "AC320",
+            "model",
+            "the model has no chat format, and the stage names none",
+            "add `chat: human_assistant`",
         )
 
 
@@ -54,6 +58,13 @@ def run(job: Job) -> None:
 
 
 STAGE = StageKind(
-    name="sft", version=1, config=Sft, outputs=outputs, run=run, check=check,
-    resources=Resources(memory_gb=8, minutes=720), preload=TORCH,
+    name="sft",
+    version=1,
+    config=Sft,
+    outputs=outputs,
+    run=run,
+    check=check,
+    templates=chat_templates,
+    resources=Resources(memory_gb=8, minutes=720),
+    preload=TORCH,
 )

@@ -91,3 +91,15 @@ def test_equal_work_in_two_stages_has_one_key(tmp_path: Path) -> None:
     )
     found = keys(tmp_path, text)
     assert found["answers"] == found["answers2"]
+
+
+def test_the_text_of_a_template_is_part_of_the_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from runtime import templates
+
+    before = keys(tmp_path, STUDY)
+    real = templates.digest
+    monkeypatch.setattr(templates, "digest", lambda name: "new" if name == "judge/pairwise.j2" else real(name))
+    after = keys(tmp_path, STUDY)
+    changed = {node.partition("[")[0] for node in before if before[node] != after[node]}
+    assert {"labels", "sft_test", "rlaif", "rlaif_test"} <= changed
+    assert not {"tune", "samples", "answers", "best"} & changed
