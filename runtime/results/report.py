@@ -42,7 +42,7 @@ class Limits:
     samples: int = 9
     curves: int = 16  # of a stage
     jobs: int = 600  # beside those that a number links to
-    members: bool = True  # whether a number's card lists its members
+    members: bool = True  # whether a number's card tells all about its members, or names them only
     figures: bool = True
 
 
@@ -343,6 +343,7 @@ def _fill(
         jobs_left_out=len(jobs) - len(shown_jobs),
         by_id=jobs,
         limits=limits,
+        shortened=limits != DETAIL[0],
         code_commits=sorted({job.code_commit for job in jobs.values() if job.code_commit}),
         spec_commits=sorted({job.spec_commit for job in jobs.values() if job.spec_commit}),
         versions=_versions(job.environment for job in jobs.values() if job.environment),
