@@ -117,13 +117,17 @@ def _units(table: Table) -> str:
     names = {m.field: f"{m.title} in {m.unit}" if m.unit else m.title for m in table.metrics}
     if len(names) == 1:
         (only,) = names.values()
-        return only[:1].upper() + only[1:]
+        return _sentence(only)
     said = []
     for column in table.columns:
         name = names[column.metric.field]
         told = name.casefold().startswith(column.label.casefold())
         said.append(column.label + name[len(column.label) :] if told else f"{column.label}: {name}")
-    return "; ".join(said)
+    return _sentence("; ".join(said))
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _reading(table: Table) -> str:
