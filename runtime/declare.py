@@ -24,6 +24,12 @@ class Architecture(Frozen):
     vocab_size: int = result(
         128, doc="tokenizer size; the tokenizer is trained on the data of the first training stage", ge=32
     )
+    init_std: float = result(
+        0.02,
+        doc="standard deviation of the initial weights; small models learn sooner "
+        "with about 1 / sqrt(hidden_size)",
+        gt=0,
+    )
     seed: int = result(0, doc="seed of the initial weights")
 
 
@@ -56,7 +62,9 @@ class JsonlSource(Frozen):
     path: str = nothing(doc="file, relative to the spec that names it")
     prompt: str = result("prompt", doc="field of the prompt")
     completion: str | None = result(None, doc="field of the completion; none: prompts only")
-    messages: str | None = result(None, doc="field of a list of {role, content}: the first user and assistant turns")
+    messages: str | None = result(
+        None, doc="field of a list of {role, content}: the first user and assistant turns"
+    )
     answer: str | None = result(None, doc="field of the true answer, for exact-match accuracy")
 
 
@@ -109,7 +117,8 @@ class WorldSource(Frozen):
 
 
 Source = Annotated[
-    JsonlSource | ShareGptSource | AlpacaEvalSource | DatasetsSource | WorldSource, Field(discriminator="kind")
+    JsonlSource | ShareGptSource | AlpacaEvalSource | DatasetsSource | WorldSource,
+    Field(discriminator="kind"),
 ]
 
 
@@ -146,7 +155,9 @@ class AnthropicLLM(_Asked):
     """Asked over the Anthropic messages protocol."""
 
     provider: Literal["anthropic"] = result(doc="provider")
-    api_key_env: str = nothing("ANTHROPIC_API_KEY", doc="environment variable that holds the key; never stored")
+    api_key_env: str = nothing(
+        "ANTHROPIC_API_KEY", doc="environment variable that holds the key; never stored"
+    )
 
 
 class LocalLLM(Frozen):
@@ -167,10 +178,16 @@ class SimulatedLLM(Frozen):
 
     provider: Literal["simulated"] = result(doc="provider")
     knows: Families = result(None, doc="families answered rightly; none: all of them")
-    habit: Literal["truncate", "copy", "shift"] = result("truncate", doc="systematic error on the other families")
+    habit: Literal["truncate", "copy", "shift"] = result(
+        "truncate", doc="systematic error on the other families"
+    )
     habit_rate: float = result(1.0, doc="share of their prompts on which the habit shows", ge=0, le=1)
-    error_rate: float = result(0.0, doc="share of otherwise right answers or verdicts that are wrong", ge=0, le=1)
-    position_bias: float = result(0.0, doc="share of verdicts that pick the first answer shown, unread", ge=0, le=1)
+    error_rate: float = result(
+        0.0, doc="share of otherwise right answers or verdicts that are wrong", ge=0, le=1
+    )
+    position_bias: float = result(
+        0.0, doc="share of verdicts that pick the first answer shown, unread", ge=0, le=1
+    )
     length_bias: float = result(0.0, doc="share of verdicts that pick the longer answer, unread", ge=0, le=1)
     seed: int = result(0, doc="seed of the errors; an error is a pure function of seed and request")
 

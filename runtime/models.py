@@ -111,6 +111,7 @@ def _initialise(shape: Architecture, texts: Iterable[str], folder: Path) -> None
         num_attention_heads=shape.heads,
         max_position_embeddings=shape.max_positions,
         tie_word_embeddings=shape.tie_embeddings,
+        initializer_range=shape.init_std,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
