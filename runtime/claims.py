@@ -4,18 +4,23 @@ A claim is a file `<folder>/<generation>`; the highest generation owns the name.
 deleted or renamed to take a claim over: the next generation is linked into place, which the file
 system grants to one process only. No flock (it does not lock on many NFS mounts).
 
+The folder may be removed once what it guards is done. Whoever claims a name must therefore look,
+after claiming, whether that is so: the folder may have gone and come again meanwhile.
+
 An owner shows that it lives by touching its file. It is taken for dead when it is a process of this
 host that has gone, or when it has not touched its file for `STALE_S` seconds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,9 +42,11 @@ def _start_time(pid: int) -> str:
     return "" if fields[0] == "Z" else fields[19]
 
 
-def _boot_id() -> str:
+def _world() -> str:
+    """What process ids mean something in: this boot of this kernel, and the namespace of our pids."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""
 
@@ -48,7 +55,7 @@ def owner_record() -> dict[str, Any]:
     pid = os.getpid()
     return {
         "host": socket.gethostname(),
-        "boot": _boot_id(),
+        "world": _world(),
         "pid": pid,
         "start": _start_time(pid),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
@@ -56,17 +63,28 @@ def owner_record() -> dict[str, Any]:
     }
 
 
-def _alive(path: Path) -> bool:
+def _living(path: Path) -> dict[str, Any] | None:
+    """The record of a claim whose owner lives, or None. Raises FileNotFoundError where it has gone.
+
+    A file that cannot be read for another reason than its absence (a server that does not answer)
+    is taken for a living owner's: waiting costs time, two owners cost results.
+    """
     try:
-        owner = json.loads(path.read_text())
+        owner: dict[str, Any] = json.loads(path.read_text())
         age = time.time() - path.stat().st_mtime
-    except (OSError, json.JSONDecodeError):
-        return False
+    except FileNotFoundError:
+        raise
+    except ValueError:
+        return None  # half released
+    except OSError:
+        return {}
     if owner.get("released"):
-        return False
-    if owner["host"] == socket.gethostname() and owner["boot"] == _boot_id():
-        return bool(owner["start"]) and _start_time(owner["pid"]) == owner["start"]
-    return age < STALE_S
+        return None
+    if owner["host"] == socket.gethostname() and owner["world"] == _world():
+        lives = bool(owner["start"]) and _start_time(owner["pid"]) == owner["start"]
+    else:
+        lives = age < STALE_S
+    return owner if lives else None
 
 
 def _generations(folder: Path) -> list[int]:
@@ -79,10 +97,10 @@ def _generations(folder: Path) -> list[int]:
 def owner_of(folder: Path) -> dict[str, Any] | None:
     """The record of the live owner of a claim folder, or None."""
     generations = _generations(folder)
-    if not generations:
+    try:
+        return _living(folder / str(generations[-1])) if generations else None
+    except FileNotFoundError:
         return None
-    path = folder / str(generations[-1])
-    return json.loads(path.read_text()) if _alive(path) else None
 
 
 @dataclass(slots=True)
@@ -97,43 +115,69 @@ class Claim:
     def path(self) -> Path:
         return self.folder / str(self.generation)
 
+    def held(self) -> bool:
+        """Whether nobody has taken the claim over."""
+        return _generations(self.folder)[-1:] == [self.generation]
+
     def check(self) -> None:
         """Raise ClaimLost where another process has taken the claim over."""
-        if _generations(self.folder)[-1:] != [self.generation]:
+        if not self.held():
             raise ClaimLost(f"{self.folder} was taken over by another process")
 
     def release(self) -> None:
         self._stop.set()
-        try:
-            self.path.write_text(json.dumps({**owner_record(), "released": True}))
-        except OSError:
-            pass  # the folder went with the work it guarded
+        with contextlib.suppress(OSError), self.path.open("r+") as file:  # it may have gone with the work
+            file.truncate()
+            json.dump({**owner_record(), "released": True}, file)
 
 
-def _beat(path: Path, stop: threading.Event) -> None:
+def _beat(claim: Claim, stop: threading.Event, lost: Callable[[], object]) -> None:
+    """Show that the owner lives, until it releases the claim or has lost it."""
     while not stop.wait(BEAT_S):
-        try:
-            os.utime(path)
-        except OSError:
-            return
+        with contextlib.suppress(OSError):  # one failed touch is no death: try again at the next beat
+            if not claim.held():
+                lost()
+                return
+            os.utime(claim.path)
 
 
-def try_claim(folder: Path) -> Claim | None:
-    """Claim a name for this process; None while a live process holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    generations = _generations(folder)
-    if generations and _alive(folder / str(generations[-1])):
-        return None
-    generation = generations[-1] + 1 if generations else 1
-    draft = folder / f".{secrets.token_hex(8)}"
-    target = folder / str(generation)
+def _link(draft: Path, target: Path) -> bool:
+    """Give a draft its final name; False where the name is taken, or the folder has gone."""
     try:
-        draft.write_text(json.dumps(owner_record()))
         os.link(draft, target)
     except FileExistsError:
-        return None
+        # An NFS client that repeats a request whose answer was lost is told that its own link exists.
+        return draft.stat().st_nlink == 2
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def try_claim(folder: Path, lost: Callable[[], object] = lambda: None) -> Claim | None:
+    """Claim a name for this process; None while a live process holds it, or was faster.
+
+    `lost` is called, in another thread, when the claim turns out to have been taken over: possible
+    only where this process stood still for more than `STALE_S`.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError):
+        return None  # it, or a folder above it, went while it was made
+    generations = _generations(folder)
+    generation = generations[-1] + 1 if generations else 1
+    draft = folder / f".{secrets.token_hex(8)}"
+    try:
+        if generations and _living(folder / str(generations[-1])) is not None:
+            return None
+        draft.write_text(json.dumps(owner_record()))
+        linked = _link(draft, folder / str(generation))
+    except FileNotFoundError:
+        return None  # the owner's work is done, and the folder went with it
     finally:
         draft.unlink(missing_ok=True)
+    if not linked:
+        return None
     stop = threading.Event()
-    threading.Thread(target=_beat, args=(target, stop), daemon=True).start()
-    return Claim(folder, generation, stop)
+    claim = Claim(folder, generation, stop)
+    threading.Thread(target=_beat, args=(claim, stop, lost), daemon=True).start()
+    return claim

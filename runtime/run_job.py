@@ -7,13 +7,16 @@ Exits with a code of `Outcome`. Whoever is killed at any moment leaves no artifa
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType
@@ -26,6 +29,7 @@ from runtime.provenance import Meter, environment
 from runtime.store import Store
 
 POLL_S = 0.5
+STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Outcome(IntEnum):
@@ -43,16 +47,35 @@ class Interrupted(BaseException):
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    for again in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(again, signal.SIG_IGN)  # one stop is enough; let the way out be walked in peace
+    for each in STOPS:  # one request is enough: what cleans up shall not be interrupted in its turn
+        signal.signal(each, signal.SIG_IGN)
     raise Interrupted(signal.Signals(number).name)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Requests to stop raise Interrupted here; only the main thread can hear them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _interrupt) for number in STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop_oneself() -> None:
+    """Somebody else does this work now: stop before both write to its scratch folder."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _wait_for_claim(store: Store, kind: str, key: str) -> Claim | None:
     """The claim of a key, or None where another process sealed it meanwhile."""
     told = False
     while not store.has(kind, key):
-        claim = try_claim(store.claim_folder(key))
+        claim = try_claim(store.claim_folder(key), lost=_stop_oneself)
         if claim is not None:
             if not store.has(kind, key):
                 return claim
@@ -93,7 +116,10 @@ def _manifest(job: Job, meter: Meter) -> dict[str, Any]:
 def _work(store: Store, description: Mapping[str, Any], claim: Claim) -> None:
     meter = Meter()
     job = open_job(store, description)
-    shutil.rmtree(job.out, ignore_errors=True)
+    for old in job.out.parent.glob(f"{job.out.name}*"):
+        shutil.rmtree(old, ignore_errors=True)
+    # A name of its own for each try: one that was taken for dead cannot write into the next one's.
+    job.out = job.out.with_name(f"{job.out.name}.{claim.generation}")
     job.out.mkdir(parents=True)
     job.scratch.mkdir(parents=True, exist_ok=True)
     job.kind.run(job)
@@ -101,10 +127,18 @@ def _work(store: Store, description: Mapping[str, Any], claim: Claim) -> None:
     store.seal(job.kind.name, job.key, job.out, _manifest(job, meter))
 
 
-def _record_failure(store: Store, description: Mapping[str, Any], outcome: Outcome, message: str, trace: str) -> None:
+def _record_failure(
+    store: Store, description: Mapping[str, Any], outcome: Outcome, message: str, trace: str
+) -> None:
     record = {
-        "id": description["id"], "key": description["key"], "outcome": outcome.name.lower(), "message": message,
-        "traceback": trace, "time": time.time(), "host": environment()["host"], "slurm_job": environment()["slurm_job"],
+        "id": description["id"],
+        "key": description["key"],
+        "outcome": outcome.name.lower(),
+        "message": message,
+        "traceback": trace,
+        "time": time.time(),
+        "host": socket.gethostname(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
     }
     write_json(store.failure(description["key"]), record)
 
@@ -116,36 +150,49 @@ def _attempt(store: Store, description: Mapping[str, Any], claim: Claim) -> Outc
         outcome, message, trace = Outcome.BLOCKED, str(error), ""
     except JobError as error:
         outcome, message, trace = Outcome.REFUSED, str(error), ""
-    except (Interrupted, KeyboardInterrupt, ClaimLost) as error:
+    except Interrupted as error:
         outcome, message, trace = Outcome.INTERRUPTED, f"stopped by {error}", ""
-    except Exception as error:
+    except ClaimLost as error:
+        outcome, message, trace = Outcome.INTERRUPTED, str(error), ""
+    except (Exception, SystemExit) as error:
         outcome, message = Outcome.FAILED, f"{type(error).__name__}: {error}"
         trace = traceback.format_exc()
     else:
-        store.failure(description["key"]).unlink(missing_ok=True)
         return Outcome.SEALED
     print(trace or message, file=sys.stderr, flush=True)
-    _record_failure(store, description, outcome, message, trace)
+    if claim.held():  # else the key's next owner tells how it ends
+        _record_failure(store, description, outcome, message, trace)
+    return outcome
+
+
+def _claim_and_run(store: Store, description: Mapping[str, Any]) -> Outcome:
+    kind, key = description["kind"], description["key"]
+    claim = _wait_for_claim(store, kind, key)
+    if claim is None:
+        print(f"{description['id']}: already sealed", flush=True)
+        outcome = Outcome.SEALED
+    else:
+        _limit_threads(description["resources"]["cpus"])
+        try:
+            outcome = _attempt(store, description, claim)
+        finally:
+            claim.release()
+        if store.has(kind, key):  # by another, too, that took this one for dead
+            outcome = Outcome.SEALED
+    if outcome is Outcome.SEALED:
+        store.failure(key).unlink(missing_ok=True)
+        store.discard_work(key)
     return outcome
 
 
 def run_job(store: Store, description: Mapping[str, Any]) -> Outcome:
     """Carry out a described job in this process, unless its artifact is there or being made."""
-    kind, key = description["kind"], description["key"]
-    claim = _wait_for_claim(store, kind, key)
-    if claim is None:
-        print(f"{description['id']}: already sealed", flush=True)
-        return Outcome.SEALED
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _interrupt)
-    _limit_threads(description["resources"]["cpus"])
-    try:
-        outcome = _attempt(store, description, claim)
-    finally:
-        claim.release()
-    if outcome is Outcome.SEALED:
-        store.discard_work(key)
-    return outcome
+    with _interruptible():
+        try:
+            return _claim_and_run(store, description)
+        except Interrupted:  # outside the work itself: before it began, or after it was sealed
+            sealed = store.has(description["kind"], description["key"])
+            return Outcome.SEALED if sealed else Outcome.INTERRUPTED
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """The store: sealed artifacts by key, and the work in progress beside them.
 
     <store>/<kind>/<key>/        a sealed artifact: its files and manifest.json
-    <store>/.work/<key>/         of an unsealed one: claim/, scratch/ (kept over tries), out/ (made anew)
+    <store>/.work/<key>/         of an unsealed one: claim/, scratch/ (kept over tries), out.N/ (of try N)
     <store>/.logs/<key>.log      what the tries of a job printed
     <store>/.failures/<key>.json how the last try ended, where it failed
     <store>/.experiments/<name>/ descriptions of an experiment's jobs and tables
@@ -13,6 +13,7 @@ folder gets its final name by one rename. Works on NFS and Lustre.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -85,9 +86,12 @@ class Store:
         for file in self.manifest(kind, key)["files"]:
             path = folder / file["path"]
             if not path.is_file() or path.stat().st_size != file["bytes"]:
-                raise Damaged(f"{path} is missing or has another size than when it was sealed")
-            if digests and digest_file(path) != file["sha256"]:
-                raise Damaged(f"{path} has changed since it was sealed")
+                problem = "is missing or has another size than when it was sealed"
+            elif digests and digest_file(path) != file["sha256"]:
+                problem = "has changed since it was sealed"
+            else:
+                continue
+            raise Damaged(f"{path} {problem}: remove {folder}, and it will be made again")
 
     def seal(self, kind: str, key: str, out: Path, manifest: Mapping[str, Any]) -> None:
         """Make `out` the artifact of `key`. Where another process was first, its artifact stays."""
@@ -95,7 +99,8 @@ class Store:
         for path in paths:
             sync_file(path)
         files = [
-            {"path": str(p.relative_to(out)), "bytes": p.stat().st_size, "sha256": digest_file(p)} for p in paths
+            {"path": str(p.relative_to(out)), "bytes": p.stat().st_size, "sha256": digest_file(p)}
+            for p in paths
         ]
         write_json(out / MANIFEST, {"schema": SCHEMA, **manifest, "files": files})
         for folder in [p for p in out.rglob("*") if p.is_dir()]:
@@ -112,7 +117,7 @@ class Store:
 
     def discard_work(self, key: str) -> None:
         """Remove the work of a sealed key; renamed first, so that nobody finds half of it."""
-        grave = self.root / ".work" / f".{key}.{os.getpid()}"
+        grave = self.root / ".work" / f".{key}.{secrets.token_hex(4)}"
         try:
             self.work(key).rename(grave)
         except FileNotFoundError:

@@ -47,7 +47,8 @@ def test_jsonl_prompts_completions_and_answers(tmp_path: Path) -> None:
     path = written(tmp_path, text)
     rows, dropped = rows_of(kind="jsonl", path=path, prompt="q", completion="r", answer="n")
     assert rows == [
-        {"prompt": "a", "completion": "b", "answer": "7"}, {"prompt": "é", "completion": "", "answer": "x"},
+        {"prompt": "a", "completion": "b", "answer": "7"},
+        {"prompt": "é", "completion": "", "answer": "x"},
     ]
     assert dropped == {"duplicate": 1}
 

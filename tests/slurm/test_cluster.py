@@ -51,7 +51,7 @@ def test_steps_on_two_nodes_with_gpus(slurm: Cluster, tmp_path: Path) -> None:
 
 def test_a_requeued_job_starts_again(slurm: Cluster, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    script = "echo try ${SLURM_RESTART_COUNT:-0}; [ -n \"$SLURM_RESTART_COUNT\" ] || sleep 60"
+    script = 'echo try ${SLURM_RESTART_COUNT:-0}; [ -n "$SLURM_RESTART_COUNT" ] || sleep 60'
     words = ["sbatch", "--parsable", "--requeue", "--open-mode=append", "-o", out]
     job = slurm.command(*words, "--wrap", script)
     wait(slurm, job, "RUNNING")
