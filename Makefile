@@ -1,0 +1,30 @@
+# make setup   a virtual environment with everything, at the tested versions
+# make demo    the quickstart, from pretraining to tables: results/quickstart
+# make test    checks of the code, then all tests, the cheap ones first
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: setup demo test lint clean
+
+setup: $(VENV)/ready
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]'
+	touch $@
+
+demo: setup
+	$(BIN)/alignc run specs/quickstart.yaml
+	$(BIN)/alignc results specs/quickstart.yaml --out results/quickstart
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
