@@ -238,11 +238,12 @@ def submit(spec: str, store_path: str, overrides: tuple[str, ...], cluster: str 
             click.echo(f"submitted {done.name} as Slurm job {done.slurm_id} ({tasks})")
     finally:
         lock.release()
+    for step in made.steps:
+        if step.action == "blocked":
+            click.echo(f"not submitted: {step.node.id}: {step.why}", err=True)
     if not made.jobs:
-        waiting = made.estimate.wait
-        click.echo(
-            f"nothing to submit: {made.estimate.reuse} nodes are done" + f", {waiting} queued" * bool(waiting)
-        )
+        queued = f", {made.estimate.wait} queued or running" if made.estimate.wait else ""
+        click.echo(f"nothing to submit: {made.estimate.reuse} nodes are done{queued}")
 
 
 def _hold_budget(made: Plan) -> None:

@@ -68,7 +68,7 @@ class Event:
     """Something that happened to a node; `message` says why a failed one failed."""
 
     node: str
-    what: str  # started, sealed, failed, refused, blocked, interrupted
+    what: str  # started, sealed, failed, refused, blocked, interrupted; skipped: reads one that was not made
     seconds: float = 0.0
     message: str = ""
 
@@ -211,8 +211,8 @@ class LocalRun:
                 failed = [n for n in needed if self.results.get(n, "sealed") != "sealed"]
                 if failed:
                     left.discard(index)
-                    self.results[step.node.id] = "blocked"
-                    yield Event(step.node.id, "blocked", message=f"{failed[0]} {self.results[failed[0]]}")
+                    self.results[step.node.id] = "skipped"
+                    yield Event(step.node.id, "skipped", message=f"{failed[0]} {self.results[failed[0]]}")
                     lost = True
 
     def _stop(self) -> None:

@@ -26,7 +26,7 @@ def _line(event: Event, done: int, total: int) -> str:
 def _watch_plain(local: LocalRun, total: int) -> None:
     with closing(local.run()) as events:  # closed also by Ctrl-C, which ends the jobs
         for event in events:
-            if event.what != "blocked":
+            if event.what != "skipped":
                 click.echo(_line(event, len(local.results), total))
 
 
@@ -57,7 +57,7 @@ def _watch_live(local: LocalRun, total: int) -> None:
                 bars.advance(whole)
                 if event.node in tasks:
                     bars.remove_task(tasks.pop(event.node))
-                if event.what != "blocked":
+                if event.what != "skipped":
                     line = _line(event, len(local.results), total)
                     bars.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -76,9 +76,9 @@ def watch_run(local: LocalRun, store: Store) -> bool:
         (_watch_live if sys.stdout.isatty() else _watch_plain)(local, total)
     except KeyboardInterrupt:
         return False
-    blocked = sum(how == "blocked" for how in local.results.values())
-    if blocked:
-        click.echo(f"{blocked} nodes blocked: they read one of the above")
+    skipped = sum(how == "skipped" for how in local.results.values())
+    if skipped:
+        click.echo(f"{skipped} nodes skipped: they read one of the above")
     if total:
-        click.echo(f"{total - blocked} nodes in {time.monotonic() - started:.1f} s\n")
+        click.echo(f"{total - skipped} nodes in {time.monotonic() - started:.1f} s\n")
     return True

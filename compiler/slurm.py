@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,9 +175,18 @@ def _executor(folder: Path, script: Script) -> Any:
     return Executor(folder)
 
 
-def _clean_environment() -> dict[str, str]:
-    """Submitting from inside a job must not hand its SLURM_* settings on."""
-    return {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "SRUN_"))}
+@contextmanager
+def _outside_any_job() -> Iterator[None]:
+    """Submitting from inside a job must not hand that job's SLURM_* settings on."""
+    inherited = dict(os.environ)
+    if "SLURM_JOB_ID" in inherited:
+        for name in inherited:
+            if name.startswith(("SLURM_", "SBATCH_", "SRUN_")) and name != "SLURM_CONF":
+                del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(inherited)
 
 
 def _sbatch(store: Store, script: Script) -> str:
@@ -184,16 +194,11 @@ def _sbatch(store: Store, script: Script) -> str:
 
     folder = store.root / ".logs" / "slurm"
     folder.mkdir(parents=True, exist_ok=True)
-    before = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(_clean_environment())
     try:
-        return str(_executor(folder, script)._submit_command("").job_id)
+        with _outside_any_job():
+            return str(_executor(folder, script)._submit_command("").job_id)
     except FailedJobError as error:
         raise UsageError(f"sbatch refused {script.job.name}: {error}") from error
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,26 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import alignc
 from tests.compiler.specs import STUDY
 
 COMMANDS = ("check", "plan", "run", "submit", "status", "logs", "results")
-
-
-def alignc(*words: str, cwd: Path, code: int = 0, environment: dict[str, str] | None = None) -> str:
-    """Run `alignc`; returns what it printed (both streams)."""
-    import os
-
-    done = subprocess.run(
-        [sys.executable, "-m", "compiler.cli", *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **(environment or {})},
-        check=False,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 @pytest.fixture
@@ -60,13 +44,9 @@ def test_planning_touches_nothing(study: Path) -> None:
 
 
 def test_plan_json_and_the_store_of_the_environment(study: Path) -> None:
-    text = alignc(
-        "plan", "study.yaml", "--format", "json", cwd=study, environment={"ALIGNC_STORE": "elsewhere"}
-    )
+    text = alignc("plan", "study.yaml", "--format", "json", cwd=study, ALIGNC_STORE="elsewhere")
     assert json.loads(text)["experiment"] == "study"
-    script = alignc(
-        "plan", "study.yaml", "--format", "sbatch", cwd=study, environment={"ALIGNC_STORE": "elsewhere"}
-    )
+    script = alignc("plan", "study.yaml", "--format", "sbatch", cwd=study, ALIGNC_STORE="elsewhere")
     assert f"runtime.run_task {study}/elsewhere" in script
 
 
@@ -95,7 +75,7 @@ def test_a_budget_is_held(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     words = ("--set", "stages.tune.resources={gpus: 1, minutes: 600}", "--set", "budget.gpu_hours=30")
     path = f"{bin_}:{os.environ['PATH']}"
-    text = alignc("submit", "study.yaml", *words, cwd=study, code=2, environment={"PATH": path})
+    text = alignc("submit", "study.yaml", *words, cwd=study, code=2, PATH=path)
     assert "may use 40 GPU-hours" in text and "budget of 30" in text
 
 

@@ -98,7 +98,9 @@ def test_the_text_of_a_template_is_part_of_the_key(tmp_path: Path, monkeypatch: 
 
     before = keys(tmp_path, STUDY)
     real = templates.digest
-    monkeypatch.setattr(templates, "digest", lambda name: "new" if name == "judge/pairwise.j2" else real(name))
+    monkeypatch.setattr(
+        templates, "digest", lambda name: "new" if name == "judge/pairwise.j2" else real(name)
+    )
     after = keys(tmp_path, STUDY)
     changed = {node.partition("[")[0] for node in before if before[node] != after[node]}
     assert {"labels", "sft_test", "rlaif", "rlaif_test"} <= changed

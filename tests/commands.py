@@ -1,0 +1,51 @@
+"""Run `alignc` as a user types it, and read what it leaves."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ALIGNC = [sys.executable, "-m", "compiler.cli"]
+
+
+def alignc(*words: str | Path, cwd: Path, code: int = 0, timeout: float = 300, **environment: str) -> str:
+    """Run to the end; returns what it printed (both streams). A traceback is always a failure."""
+    done = subprocess.run(
+        [*ALIGNC, *map(str, words)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        env={**os.environ, **environment},
+    )
+    text = done.stdout + done.stderr
+    assert done.returncode == code, text
+    assert "Traceback" not in text, text
+    return text
+
+
+def start(*words: str | Path, cwd: Path) -> subprocess.Popen[str]:
+    """Start in a process group of its own, as a shell does."""
+    return subprocess.Popen(
+        [*ALIGNC, *map(str, words)],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def tables(spec: str, store: str, cwd: Path) -> dict[str, bytes]:
+    """The tables of an experiment as `alignc results` writes them: file name -> content."""
+    out = cwd / f"results-{store}"
+    alignc("results", spec, "--store", store, "--out", out, cwd=cwd)
+    return {p.name: p.read_bytes() for p in sorted(out.iterdir()) if p.suffix in (".md", ".csv", ".tex")}
+
+
+def artifacts(store: Path) -> dict[str, str]:
+    """Sealed artifacts: key -> kind."""
+    return {p.parent.name: p.parent.parent.name for p in store.glob("[!.]*/*/manifest.json")}

@@ -1,0 +1,117 @@
+"""`alignc submit` on a real cluster: the same keys and tables as `run`, nothing twice, gaps filled."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.commands import alignc, artifacts, tables
+from tests.conftest import Cluster
+from tests.specs import LIGHT, TINY
+
+pytestmark = pytest.mark.slurm
+
+
+def wait_for(spec: str, store: str, cwd: Path, seconds: float = 240) -> dict[str, str]:
+    """Until no node is queued, running or waiting; returns node -> phase."""
+    deadline = time.monotonic() + seconds
+    while True:
+        told = json.loads(alignc("status", spec, "--store", store, "--format", "json", cwd=cwd))
+        phases = {n["id"]: n["phase"] for n in told["nodes"]}
+        if not {"queued", "running", "waiting"} & set(phases.values()):
+            return phases
+        assert time.monotonic() < deadline, json.dumps(told, indent=1)
+        time.sleep(1)
+
+
+def test_submit_makes_what_run_makes(slurm: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "light.yaml").write_text(LIGHT)
+    alignc("run", "light.yaml", "--store", "local", cwd=tmp_path)
+    # A blank in the path: it goes into scripts, and must arrive.
+    told = alignc("submit", "light.yaml", "--store", "on slurm", cwd=tmp_path)
+    assert told.count("submitted light.") == 5 and "(an array of 2)" in told
+    again = alignc("submit", "light.yaml", "--store", "on slurm", cwd=tmp_path)
+    assert "nothing to submit" in again
+    assert set(wait_for("light.yaml", "on slurm", tmp_path).values()) == {"done"}
+    assert artifacts(tmp_path / "on slurm") == artifacts(tmp_path / "local")
+    assert tables("light.yaml", "on slurm", tmp_path) == tables("light.yaml", "local", tmp_path)
+    assert "8 nodes are done" in alignc("submit", "light.yaml", "--store", "on slurm", cwd=tmp_path)
+
+
+def test_a_deleted_artifact_is_submitted_alone(slurm: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "light.yaml").write_text(LIGHT)
+    alignc("run", "light.yaml", "--store", "s", cwd=tmp_path)
+    before = artifacts(tmp_path / "s")
+    key = next(k for k, kind in before.items() if kind == "evaluate")
+    shutil.rmtree(tmp_path / "s" / "evaluate" / key)
+    told = alignc("submit", "light.yaml", "--store", "s", cwd=tmp_path)
+    assert told.count("submitted") == 1 and "light.score as Slurm job" in told and "one job" in told
+    assert set(wait_for("light.yaml", "s", tmp_path).values()) == {"done"}
+    assert artifacts(tmp_path / "s") == before
+
+
+def test_what_is_submitted_is_what_plan_shows(slurm: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "light.yaml").write_text(LIGHT)
+    shown = alignc("plan", "light.yaml", "--store", "s", "--format", "sbatch", cwd=tmp_path)
+    alignc("submit", "light.yaml", "--store", "s", cwd=tmp_path)
+    scripts = [p.read_text() for p in (tmp_path / "s" / ".logs" / "slurm").glob("*_submission.sh")]
+    assert len(scripts) == 5
+    for script in scripts:
+        token = script.partition("alignc:")[2].split()[0]
+        assert script.replace(token, "<token>") in shown
+    wait_for("light.yaml", "s", tmp_path)
+
+
+def test_a_failed_node_blocks_its_readers_and_holds_nothing_up(slurm: Cluster, tmp_path: Path) -> None:
+    text = LIGHT.replace("{kind: world, size: 200}", "{kind: jsonl, path: t.jsonl, answer: answer}")
+    (tmp_path / "light.yaml").write_text(text)
+    (tmp_path / "t.jsonl").write_text("not json\n")
+    alignc("submit", "light.yaml", "--store", "s", cwd=tmp_path)
+    phases = wait_for("light.yaml", "s", tmp_path)
+    assert phases["prompts"] == "failed"
+    assert {p for n, p in phases.items() if n != "prompts"} == {"blocked"}
+    assert slurm.command("squeue", "-h") == ""
+    assert "t.jsonl:1" in alignc("logs", "light.yaml", "prompts", "--store", "s", cwd=tmp_path)
+
+
+def test_a_second_experiment_waits_for_the_work_of_the_first(slurm: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "light.yaml").write_text(LIGHT)
+    (tmp_path / "more.yaml").write_text(
+        LIGHT.replace("experiment: light", "experiment: more").replace("[0, 1]", "[1, 2]")
+    )
+    slurm.command("scontrol", "update", "partitionname=main", "state=down")  # so that jobs stay queued
+    try:
+        first = alignc("submit", "light.yaml", "--store", "s", cwd=tmp_path)
+        second = alignc("submit", "more.yaml", "--store", "s", cwd=tmp_path)
+        assert "more.prompts" not in second and "more.wrong as Slurm job" in second
+        assert "in the queue as Slurm job" in alignc("plan", "more.yaml", "--store", "s", cwd=tmp_path)
+        assert "8 queued or running" in alignc("submit", "light.yaml", "--store", "s", cwd=tmp_path)
+        assert first.count("submitted") == 5
+    finally:
+        slurm.command("scontrol", "update", "partitionname=main", "state=up")
+    assert set(wait_for("more.yaml", "s", tmp_path).values()) == {"done"}
+    assert set(wait_for("light.yaml", "s", tmp_path).values()) == {"done"}
+
+
+def test_sbatch_refusals_are_told(slurm: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "light.yaml").write_text(LIGHT)
+    (tmp_path / "moon.yaml").write_text("partition: moon\n")
+    told = alignc("submit", "light.yaml", "--store", "s", "--cluster", "moon.yaml", cwd=tmp_path, code=2)
+    assert "sbatch refused light.prompts" in told and "invalid partition" in told
+    assert "8 waiting" in alignc("status", "light.yaml", "--store", "s", cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_training_gives_the_same_bits_as_run(slurm: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    alignc("run", "tiny.yaml", "--store", "local", cwd=tmp_path, timeout=600)
+    alignc("submit", "tiny.yaml", "--store", "slurm", cwd=tmp_path)
+    assert set(wait_for("tiny.yaml", "slurm", tmp_path, 600).values()) == {"done"}
+    assert artifacts(tmp_path / "slurm") == artifacts(tmp_path / "local")
+    assert tables("tiny.yaml", "slurm", tmp_path) == tables("tiny.yaml", "local", tmp_path)
+    for path in (tmp_path / "local").glob("*/*/epoch-*/model.safetensors"):
+        assert path.read_bytes() == (tmp_path / "slurm" / path.relative_to(tmp_path / "local")).read_bytes()
