@@ -56,9 +56,14 @@ def test_seeds_are_averaged_prompt_by_prompt_before_the_error_is_taken(world: Wo
     assert cell.spread == 0.0
     assert cell.per_seed == (50.0, 50.0)
     assert cell.n_prompts == 4
-    low, high = cell.interval or (0.0, 0.0)
-    assert high - cell.value == pytest.approx(3.182446305284263 * cell.standard_error)  # t, 3 degrees
-    assert low == pytest.approx(100 - high)
+    assert cell.interval == (0.0, 100.0)  # 3.18 errors to each side leave the range of a rate
+
+
+def test_the_interval_is_students(world: World) -> None:
+    cell = _one_cell(world, _scored(world, "a", [1.0, 0.0, 0.5]), metric="avg_length")
+    assert (cell.value, cell.standard_error) == (41.0, pytest.approx(3**-0.5))
+    half = 4.302652729749464 * 3**-0.5  # two degrees of freedom
+    assert cell.interval == pytest.approx((41 - half, 41 + half))
 
 
 def test_seeds_that_agree_on_every_prompt_do_not_shrink_the_error(world: World) -> None:
@@ -262,6 +267,21 @@ def test_a_comparison_waits_for_all_its_seeds(world: World) -> None:
     told["tables"][0]["over"] = ["seed"]
     (found,) = load_tables(world.store, told)
     assert _told(found) == ("missing", "yi-6b: RLAIF against SFT is not known yet: RLAIF (seed 1): not run.")
+
+
+@pytest.mark.parametrize(
+    ("wins", "low", "high"),
+    [
+        ([0.0] * 40, 0.0, 8.7622),  # Wilson: forty failures do not show that there can be no success
+        ([1.0] * 40, 91.2378, 100.0),
+        ([1.0] + [0.0] * 19, 0.0, 15.4651),
+        ([1.0, 0.0] * 50, 40.0289, 59.9711),
+    ],
+)
+def test_intervals_of_rates_stay_within_their_range(
+    world: World, wins: list[float | None], low: float, high: float
+) -> None:
+    assert _one_cell(world, _scored(world, "a", wins)).interval == pytest.approx((low, high), abs=1e-4)
 
 
 def test_no_common_prompts(world: World) -> None:

@@ -144,9 +144,10 @@ def _draw_bar(axes: Axes, bar: Bar, metric: Metric, table: Table, top: float, nu
             )  # fmt: skip
     else:
         axes.bar(bar.x, value, bar.width * 0.92, color=bar.colour)
-        half = quantile95(cell.n_prompts) * (cell.standard_error or 0.0)
-        if half:
-            axes.errorbar(bar.x, value, yerr=half, color=INK, linewidth=1.0, capsize=2.5, capthick=1.0)
+        low, high = cell.interval or (value, value)
+        if high > low:
+            ends = [[value - low], [high - value]]
+            axes.errorbar(bar.x, value, yerr=ends, color=INK, linewidth=1.0, capsize=2.5, capthick=1.0)
         if len(cell.members) > 1:
             seeds = [v for v in cell.per_seed if v is not None]
             axes.plot(
@@ -154,7 +155,7 @@ def _draw_bar(axes: Axes, bar: Bar, metric: Metric, table: Table, top: float, nu
                 markerfacecolor="white", markeredgecolor=INK, markeredgewidth=0.7, zorder=5,
             )  # fmt: skip
         if numbered:
-            highest = _above(cell, value + half, top)
+            highest = _above(cell, high, top)
             axes.annotate(
                 number(value, metric.decimals), (bar.x, highest), xytext=(0, 3),
                 textcoords="offset points", ha="center", va="bottom", fontsize=7.5,
@@ -217,6 +218,8 @@ def _legend(axes: Axes, panel: Panel, table: Table, width_in: float) -> None:
     from matplotlib.patches import Patch
 
     handles: list[Any] = [Patch(color=colour, label=label) for label, colour in panel.series]
+    if len(handles) == 1:
+        handles = []  # the scale says what the bars are
     dot: dict[str, Any] = {
         "marker": "o",
         "markersize": 3.5,
@@ -227,7 +230,7 @@ def _legend(axes: Axes, panel: Panel, table: Table, width_in: float) -> None:
         handles.append(Line2D([], [], linestyle="", label=f"one {noun_of(table.over)}", **dot))
     if any(bar.cell.published for bar in panel.bars):
         handles.append(Line2D([], [], linestyle="", label="published", **{**dot, "marker": "D"}))
-    if len(handles) > 1:
+    if handles:
         longest = max(len(handle.get_label()) for handle in handles) + 4
         abreast = max(1, int(width_in * CHARACTERS_PER_IN / longest))
         axes.legend(

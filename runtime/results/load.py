@@ -21,7 +21,7 @@ from runtime.results.description import (
 )
 from runtime.results.jobs import Job, one_line, survey
 from runtime.results.metrics import metric_of
-from runtime.results.table import Cell, Column, Comparison, Member, Published, Row, Table
+from runtime.results.table import Cell, Column, Comparison, Member, Published, Row, Table, interval95
 from runtime.statistics import mean, paired_difference, standard_error
 from runtime.store import Damaged, Store
 
@@ -76,15 +76,19 @@ def _read_scores(store: Store, kind: str, key: str) -> Scores:
         metrics = read_json(folder / METRICS)
         items = _read_items(folder / ITEMS)
     except Damaged as error:
-        # Without the store's path: the same results must give the same bytes on every machine.
-        raise Unreadable(str(error).replace(f"{folder}/", "")) from error
+        raise Unreadable(_without_path(error, kind, key, folder)) from error
     except FileNotFoundError as error:
         raise Unreadable(f"it has no {Path(error.filename).name}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Unreadable(one_line(f"cannot be read: {error}".replace(f"{folder}/", ""))) from error
+        raise Unreadable(f"cannot be read: {_without_path(error, kind, key, folder)}") from error
     if not isinstance(metrics, dict):
         raise Unreadable(f"its {METRICS} holds no object")
     return Scores(metrics, items)
+
+
+def _without_path(error: Exception, kind: str, key: str, folder: Path) -> str:
+    """The message without the store's path: the same results give the same bytes on every machine."""
+    return one_line(str(error).replace(f"{folder}/", "").replace(str(folder), f"{kind}/{key[:12]}"))
 
 
 def _read_items(path: Path) -> dict[str, Mapping[str, Any]]:
@@ -155,16 +159,13 @@ def _cell(
         return Cell(members, published=published)
     if len(members) == 1:
         (only,) = members
-        return Cell(members, only.value, only.standard_error, None, only.n_prompts, published)
-    gathered = _by_prompt(members, shelf)
-    return Cell(
-        members,
-        value=mean(values),
-        standard_error=standard_error([mean(scores) for scores in gathered.values()]),
-        spread=statistics.stdev(values),
-        n_prompts=len(gathered) or None,
-        published=published,
-    )
+        value, error, n, spread = values[0], only.standard_error, only.n_prompts, None
+    else:
+        gathered = _by_prompt(members, shelf)
+        value, error = mean(values), standard_error([mean(scores) for scores in gathered.values()])
+        n, spread = len(gathered) or None, statistics.stdev(values)
+    interval = interval95(value, error, n, metric_of(members[0].field))
+    return Cell(members, value, error, spread, n, interval, published)
 
 
 def _labels(spec: ComparisonSpec) -> tuple[str, str]:
@@ -176,13 +177,13 @@ def _labels(spec: ComparisonSpec) -> tuple[str, str]:
 
 
 def _missing(members: tuple[Member, ...], label: str) -> str:
-    """Why one side of a comparison has no number; members with the same reason are named together."""
+    """What became of the members of a comparison's side that have no number; table and jobs say why."""
     if not members:
         return f"{label}: the experiment has no such job"
     reasons: dict[str, list[str]] = {}
     for member in members:
         if member.value is None:
-            reasons.setdefault(member.missing, []).append(member.label)
+            reasons.setdefault(member.status, []).append(member.label)
     return "; ".join(f"{label}{_which(which, members)}: {reason}" for reason, which in reasons.items())
 
 

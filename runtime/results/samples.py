@@ -194,7 +194,9 @@ def _of_cell(row: Row, column: Column, cell: Cell, library: Library) -> Iterator
 
 
 def _found(table: Table, library: Library) -> Iterator[Sample]:
-    for comparison in table.comparisons:
+    # Comparisons of the same two evaluations by another metric would show the same texts again.
+    different = {tuple(m.key for m in (*c.a, *c.b)): c for c in reversed(table.comparisons)}
+    for comparison in reversed(different.values()):
         yield from _of_comparison(comparison, library)
     if table.comparisons:
         return

@@ -9,13 +9,31 @@ from functools import cache
 from typing import Any
 
 from runtime.results.metrics import Metric
-from runtime.statistics import normal_quantile, t_quantile
+from runtime.statistics import normal_quantile, t_quantile, wilson
 
 
 @cache
 def quantile95(n: int | None = None) -> float:
     """How many standard errors a 95 % interval reaches to each side: Student's for n values."""
     return t_quantile(0.975, n - 1) if n and n > 1 else normal_quantile(0.975)
+
+
+def interval95(
+    value: float, error: float | None, n: int | None, metric: Metric
+) -> tuple[float, float] | None:
+    """The 95 % interval of a mean over n prompts; that of a rate stays between 0 and 100.
+
+    Where all prompts came out alike the error is 0, which does not make the rate certain: Wilson's
+    interval then says what that many prompts can tell.
+    """
+    if error is None:
+        return None
+    if metric.is_percent and not error and n:
+        low, high = wilson(value / 100 * n, n)
+        return 100 * low, 100 * high
+    half = quantile95(n) * error
+    low, high = value - half, value + half
+    return (max(low, 0.0), min(high, 100.0)) if metric.is_percent else (low, high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +78,7 @@ class Cell:
     standard_error: float | None = None
     spread: float | None = None
     n_prompts: int | None = None
+    interval: tuple[float, float] | None = None  # 95 %, over prompts
     published: Published | None = None
 
     @property
@@ -78,14 +97,6 @@ class Cell:
     @property
     def missing(self) -> tuple[Member, ...]:
         return tuple(member for member in self.members if member.value is None)
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """95 % interval over prompts."""
-        if self.value is None or self.standard_error is None:
-            return None
-        half = quantile95(self.n_prompts) * self.standard_error
-        return self.value - half, self.value + half
 
 
 @dataclass(frozen=True, slots=True)

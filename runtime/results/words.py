@@ -116,14 +116,13 @@ def _units(table: Table) -> str:
     """`Win rate in %`; where columns differ, which column shows what."""
     names = {m.field: f"{m.title} in {m.unit}" if m.unit else m.title for m in table.metrics}
     if len(names) == 1:
-        (only,) = names.values()
-        return _sentence(only)
+        return _sentence(*names.values())
     said = []
     for column in table.columns:
         name = names[column.metric.field]
-        told = name.casefold().startswith(column.label.casefold())
-        said.append(column.label + name[len(column.label) :] if told else f"{column.label}: {name}")
-    return _sentence("; ".join(said))
+        clear = name.startswith(column.label.replace("_", " ").casefold())  # the label says it already
+        said.append(name if clear else f"{column.label}: {name}")
+    return "; ".join([_sentence(said[0]) if said[0] in names.values() else said[0], *said[1:]])
 
 
 def _sentence(text: str) -> str:
