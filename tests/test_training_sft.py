@@ -26,7 +26,12 @@ def load(folder: Path) -> tuple[Any, Any]:
 def test_checkpoints_are_whole_models(store: Store) -> None:
     job = sft(store, epochs=3, checkpoint_every=2)
     folder = run(store, job)
-    assert sorted(p.name for p in folder.iterdir()) == ["epoch-2", "epoch-3", "manifest.json", "training.jsonl"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "epoch-2",
+        "epoch-3",
+        "manifest.json",
+        "training.jsonl",
+    ]
     told = read_json(folder / "epoch-3" / "alignc.json")
     lm, tokenizer = load(folder / "epoch-3")
     assert told["chat"] == "human_assistant" and told["epoch"] == 3
@@ -100,7 +105,10 @@ def test_a_changed_tokenizer_is_noticed(store: Store) -> None:
     first = sft(store, epochs=1)
     folder = run(store, first) / "epoch-1"
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
-    tokenizer["model"]["vocab"] |= {"a": tokenizer["model"]["vocab"]["b"], "b": tokenizer["model"]["vocab"]["a"]}
+    tokenizer["model"]["vocab"] |= {
+        "a": tokenizer["model"]["vocab"]["b"],
+        "b": tokenizer["model"]["vocab"]["a"],
+    }
     copy = {"path": str(folder)}
     write_json(folder / "tokenizer.json", tokenizer)
     data = given(store, "Demonstrations", demonstrations(32))
@@ -112,7 +120,11 @@ def test_a_changed_tokenizer_is_noticed(store: Store) -> None:
 
 def test_equal_recipes_give_equal_weights_and_seeds_differ(store: Store, tmp_path: Path) -> None:
     other = Store(tmp_path / "other")
-    folders = [run(store, sft(store)), run(other, sft(other)), run(store, sft(store, demonstrations(90), seed=1))]
+    folders = [
+        run(store, sft(store)),
+        run(other, sft(other)),
+        run(store, sft(store, demonstrations(90), seed=1)),
+    ]
     weights = [(f / "epoch-2" / "model.safetensors").read_bytes() for f in folders]
     assert weights[0] == weights[1] != weights[2]
 

@@ -64,7 +64,9 @@ def sft(store: Store, rows: Sequence[dict[str, Any]] | None = None, **config: An
     return describe("sft", {"max_prompt_length": 64, **told, **config}, {"model": model(), "data": data})
 
 
-def dpo(store: Store, start: dict[str, Any], rows: Sequence[dict[str, Any]] | None = None, **config: Any) -> Any:
+def dpo(
+    store: Store, start: dict[str, Any], rows: Sequence[dict[str, Any]] | None = None, **config: Any
+) -> Any:
     """A description of a short `dpo` job that starts from a model input."""
     told = {"epochs": 2, "learning_rate": 1e-3, "batch_size": 8, "max_length": 96, "max_prompt_length": 64}
     data = given(store, "Preferences", rows or preferences())

@@ -176,7 +176,7 @@ class Plain(Backend):
             torch.save(state, folder / _STATE)
 
     def load_state(self, folder: Path) -> None:
-        state = torch.load(folder / _STATE, map_location=self.device, weights_only=True, mmap=True)
+        state = torch.load(folder / _STATE, map_location="cpu", weights_only=True, mmap=True)
         self.lm.load_state_dict(state["model"], strict=True)
         self.optimizer.load_state_dict(state["optimizer"])
 
@@ -206,7 +206,8 @@ class Zero(Backend):
 
     def weights(self) -> dict[str, Tensor]:
         full: Mapping[str, Tensor] = self.accelerator.get_state_dict(self.model) or {}
-        return {name.removeprefix("lm."): value for name, value in full.items()}
+        tied = {f"lm.{name}" for name in self.lm.all_tied_weights_keys}  # stages 1 and 2 give them twice
+        return {name.removeprefix("lm."): value for name, value in full.items() if name not in tied}
 
     def save_state(self, folder: Path) -> None:
         self.model.save_checkpoint(str(folder), tag=_TAG)

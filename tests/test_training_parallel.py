@@ -1,0 +1,163 @@
+"""Several processes: the same training as with one, one story where a rank fails, and no orphans."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from runtime.run_job import Outcome, run_job
+from runtime.store import Store
+from runtime.training import state
+from runtime.training.parallel import open_backend
+from runtime.training_config import TrainingConfig
+from tests.support import made, run
+from tests.tiny import (
+    curve, demonstrations, digest, dpo, failure, in_child, outcome, preferences, sft, summary,
+)  # fmt: skip
+
+
+def parallel(processes: int = 2, deepspeed: str | None = None) -> dict[str, Any]:
+    return {"parallel": {"processes": processes, "deepspeed": deepspeed}}
+
+
+def require_close(one: Path, other: Path) -> None:
+    """The same curve and weights but for rounding."""
+    for a, b in zip(curve(one), curve(other), strict=True):
+        assert a == pytest.approx(b, rel=1e-3, abs=1e-4)
+    first, second = (load_file(folder / "epoch-2" / "model.safetensors") for folder in (one, other))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.allclose(value, second[name], rtol=1e-3, atol=2e-4), name
+
+
+def ranks_of(parent: int, count: int = 2) -> list[int]:
+    """Waits for a job's ranks; their pids."""
+    path = Path(f"/proc/{parent}/task/{parent}/children")
+    while path.exists():
+        pids = [int(pid) for pid in path.read_text().split()]
+        if len(pids) == count:
+            return pids
+        time.sleep(0.02)
+    raise AssertionError("the job ended before its ranks were seen")
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def eventually(found: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_silent_downgrade_is_refused() -> None:
+    told = {"kind": "sft", "epochs": 1, "learning_rate": 1.0, **parallel(2)}
+    with pytest.raises(RuntimeError, match="2 processes of DistributedType.MULTI_CPU were planned"):
+        open_backend(TrainingConfig.model_validate(told))
+
+
+@pytest.mark.slow
+def test_ddp_trains_as_one_process_does(store: Store, tmp_path: Path) -> None:
+    other = Store(tmp_path / "other")
+    # 47 rows: the last batch of an epoch has one row, so that one rank has none.
+    rows, told = demonstrations(47), {"batch_size": 23, "learning_rate": 1e-3, "micro_batch": 5}
+    one, two = sft(store, rows, **told), sft(other, rows, **told, **parallel())
+    assert one["key"] != two["key"]  # by `describe` of these tests; a recipe key leaves `parallel` out
+    require_close(run(store, one), run(other, two))
+    assert summary(other, two)["processes"] == 2
+    starts = [made(one, "Model", "epoch-2"), made(two, "Model", "epoch-2")]
+    pair = [
+        dpo(s, m, learning_rate=1e-4, **p)
+        for s, m, p in zip((store, other), starts, ({}, parallel()), strict=True)
+    ]
+    require_close(run(store, pair[0]), run(other, pair[1]))
+
+
+@pytest.mark.slow
+def test_ddp_killed_and_stopped_ends_with_the_same_bits(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Store(tmp_path / "other")
+    told: dict[str, Any] = {"epochs": 6, "batch_size": 8, **parallel()}
+    wanted = digest(run(other, sft(other, **told)))
+    monkeypatch.setenv("ALIGNC_RESUME_EVERY_S", "0")
+    job = sft(store, **told)
+    scratch = store.work(job["key"]) / "scratch"
+
+    pid = in_child(store, job)  # the whole job is killed, and its ranks go with it
+    ranks = ranks_of(pid)
+    eventually(lambda: state.newest(scratch))
+    os.kill(pid, signal.SIGKILL)
+    assert outcome(pid) == -signal.SIGKILL
+    eventually(lambda: all(gone(rank) for rank in ranks), 5)
+
+    pid = in_child(store, job)  # one rank is killed
+    ranks = ranks_of(pid)
+    before = state.newest(scratch)
+    eventually(lambda: state.newest(scratch) not in (before, None))
+    os.kill(ranks[1], signal.SIGKILL)
+    assert outcome(pid) == Outcome.FAILED
+    assert "rank 1 was killed by signal 9" in failure(store, job)["message"]
+
+    pid = in_child(store, job)  # the job is asked to stop
+    ranks_of(pid)
+    before = state.newest(scratch)
+    eventually(lambda: state.newest(scratch) not in (before, None))
+    os.kill(pid, signal.SIGTERM)
+    assert outcome(pid) == Outcome.INTERRUPTED
+
+    monkeypatch.delenv("ALIGNC_RESUME_EVERY_S")
+    assert len(curve(scratch)) < 72, "there must be something left to do"
+    assert digest(run(store, job)) == wanted
+
+
+@pytest.mark.slow
+def test_what_a_rank_refuses_is_told_as_it_said_it(store: Store) -> None:
+    job = sft(store, demonstrations(8), learning_rate=1e30, batch_size=4, **parallel())
+    assert run_job(store, job) is Outcome.REFUSED
+    assert "the batch has the rows r" in failure(store, job)["message"]
+
+
+@pytest.mark.deepspeed
+@pytest.mark.parametrize("stage", ["zero1", "zero2", "zero3"])
+def test_zero_trains_as_one_process_does(store: Store, tmp_path: Path, stage: str) -> None:
+    other = Store(tmp_path / "other")
+    rows, told = demonstrations(47), {"batch_size": 23, "learning_rate": 1e-3, "micro_batch": 5}
+    require_close(
+        run(store, sft(store, rows, **told)), run(other, sft(other, rows, **told, **parallel(2, stage)))
+    )
+
+
+@pytest.mark.deepspeed
+@pytest.mark.parametrize("stage", ["zero2", "zero3"])
+def test_zero_goes_on_where_it_was_stopped(
+    store: Store, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Store(tmp_path / "other")
+    first = sft(store, epochs=1)
+    start = made(first, "Model", "epoch-1")
+    run(store, first)
+    run(other, sft(other, epochs=1))
+    told: dict[str, Any] = {"epochs": 3, "learning_rate": 1e-4, **parallel(2, stage)}
+    wanted = digest(run(other, dpo(other, start, preferences(48), **told)))
+    monkeypatch.setenv("ALIGNC_RESUME_EVERY_S", "0")
+    job = dpo(store, start, preferences(48), **told)
+    scratch = store.work(job["key"]) / "scratch"
+    pid = in_child(store, job)
+    eventually(lambda: state.newest(scratch))
+    os.kill(pid, signal.SIGTERM)
+    assert outcome(pid) == Outcome.INTERRUPTED
+    assert digest(run(store, job)) == wanted
