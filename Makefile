@@ -1,11 +1,12 @@
 # make setup   a virtual environment with everything, at the tested versions
 # make demo    the quickstart, from pretraining to tables: results/quickstart
+# make docs    the language reference, from the models
 # make test    checks of the code, then all tests, the cheap ones first
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo docs test lint clean
 
 setup: $(VENV)/ready
 
@@ -17,6 +18,9 @@ $(VENV)/ready: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/alignc run specs/quickstart.yaml
 	$(BIN)/alignc results specs/quickstart.yaml --out results/quickstart
+
+docs: setup
+	$(BIN)/python -m compiler.reference > docs/language.md
 
 lint: setup
 	$(BIN)/ruff check

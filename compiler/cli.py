@@ -323,8 +323,11 @@ def results(spec: str, store_path: str, overrides: tuple[str, ...], out: str | N
         raise UsageError(f"{spec} has no `tables`")
     _print_tables(program, store)
     folder = Path(out) if out else Path("results") / program.spec.experiment
-    for path in write_results(store, describe_tables(program), folder):
+    written = write_results(store, describe_tables(program), folder)
+    for path in written:
         click.echo(f"wrote {path}")
+    for message in written.messages:
+        click.echo(message, err=True)
 
 
 def _print_tables(program: Program, store: Store) -> None:

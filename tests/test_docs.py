@@ -1,0 +1,59 @@
+"""The documentation is true: its commands are run, its links lead somewhere, its reference is current."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from compiler.reference import language_reference
+from tests.commands import alignc
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_language_reference_is_generated_from_the_models() -> None:
+    assert (ROOT / "docs" / "language.md").read_text() == language_reference(), "run `make docs`"
+
+
+def squeezed(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_the_tutorials_commands_print_what_it_shows(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "tutorial.md").read_text()
+    for name, text in re.findall(r"<!-- file: (\S+) -->\n```yaml\n(.*?)```", page, re.S):
+        (tmp_path / name).write_text(text)
+    sessions = re.findall(r"```console\n(.*?)```", page, re.S)
+    assert len(sessions) >= 6
+    for session in sessions:
+        for block in session.split("$ ")[1:]:
+            command, *shown = block.strip().splitlines()
+            name, *words = shlex.split(command)
+            assert name == "alignc"
+            code = 2 if any("error AC" in line for line in shown) else 0
+            printed = squeezed(alignc(*words, cwd=tmp_path, code=code))
+            for line in shown:
+                assert squeezed(line) in printed, f"{command}\ndid not print: {line}\nbut: {printed}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("spec", sorted(ROOT.glob("specs/*.yaml")), ids=lambda p: p.name)
+def test_shipped_specs_are_right(spec: Path, tmp_path: Path) -> None:
+    """Files that a user has to give are the only thing that may be missing."""
+    from compiler.errors import SpecError
+    from compiler.program import compile_spec
+
+    try:
+        compile_spec(str(spec))
+    except SpecError as error:
+        assert {d.code for d in error.diagnostics} == {"AC501"}, str(error)
