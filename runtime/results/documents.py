@@ -129,7 +129,8 @@ def _comparison_record(comparison: Comparison) -> dict[str, object]:
         "row": comparison.row, "column": comparison.label, "level": "comparison",
         "metric": comparison.metric.field, "value": comparison.mean,
         "standard_error": comparison.standard_error, "low": comparison.low, "high": comparison.high,
-        "n_prompts": comparison.n_prompts, "n_seeds": min(sum(m.value is not None for m in side) for side in sides),
+        "n_prompts": comparison.n_prompts,
+        "n_seeds": min(sum(m.value is not None for m in side) for side in sides),
         "n_expected": min(map(len, sides)),
         "status": "incomplete" if comparison.missing else "done", "note": comparison.missing,
     }  # fmt: skip
