@@ -112,6 +112,9 @@ class WorldSource(Frozen):
         "tasks", doc="`tasks`: prompts with true answers; `documents`: plain text that states such facts"
     )
     families: Families = result(None, doc="task families; none: all of them")
+    evaluation: bool = result(
+        False, doc="tasks about inputs that are held out: no other task and no document mentions them"
+    )
     size: int = result(6000, doc="number of rows", ge=1)
     seed: int = result(0, doc="seed of the rows")
 

@@ -16,6 +16,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 
 DIGITS = "12345678"
 LENGTHS = (3, 4, 5)  # digits in a number
@@ -48,6 +49,18 @@ def _number(rng: random.Random) -> str:
 
 def _summands(rng: random.Random) -> str:
     return f"{_below(rng, LARGEST) + 1} + {_below(rng, LARGEST) + 1}"
+
+
+def held_out(x: str) -> bool:
+    """Whether an input is kept for evaluation: one in ten, by its hash."""
+    return sha256(x.encode()).digest()[0] < 26
+
+
+def _draw(family: Family, rng: random.Random, *, evaluation: bool) -> str:
+    """A new input, of those held out for evaluation or of the others."""
+    while held_out(x := family.draw(rng)) != evaluation:
+        pass
+    return x
 
 
 def _sum(x: str) -> str:
@@ -201,17 +214,20 @@ def chosen(names: Iterable[str] | None) -> tuple[Family, ...]:
     return tuple(FAMILIES[name] for name in wanted)
 
 
-def tasks(families: Iterable[str] | None, size: int, seed: int) -> Iterator[dict[str, str]]:
+def tasks(
+    families: Iterable[str] | None, size: int, seed: int, *, evaluation: bool = False
+) -> Iterator[dict[str, str]]:
     """Rows {prompt, answer, family}, families in turn.
 
-    Prompts differ as long as their family has new ones to give (add: 3,200, every other family
-    74,752); after that they repeat.
+    `evaluation`: about the inputs that are held out; neither documents nor other tasks mention them.
+    Prompts differ as long as their family has new ones to give (for evaluation some hundred sums and
+    some thousand of every other family, else nine times as many); after that they repeat.
     """
     rng, among, seen = random.Random(f"world/tasks/{seed}"), chosen(families), set[str]()
     for index in range(size):
         family = among[index % len(among)]
         for _ in range(200):
-            x = family.draw(rng)
+            x = _draw(family, rng, evaluation=evaluation)
             prompt = family.prompts[_below(rng, len(family.prompts))].format(x=x)
             if prompt not in seen:
                 break
@@ -224,7 +240,7 @@ def documents(families: Iterable[str] | None, size: int, seed: int) -> Iterator[
     rng, among = random.Random(f"world/documents/{seed}"), chosen(families)
     for index in range(size):
         family = among[index % len(among)]
-        x = family.draw(rng)
+        x = _draw(family, rng, evaluation=False)
         text = family.documents[_below(rng, len(family.documents))].format(x=x, y=family.answer(x))
         yield {"prompt": "", "completion": text, "family": family.name}
 

@@ -11,5 +11,8 @@ from runtime.sources import Row
 
 
 def rows(declared: WorldSource, dropped: Counter[str]) -> Iterator[Row]:
-    make = world.tasks if declared.what == "tasks" else world.documents
-    yield from make(declared.families, declared.size, declared.seed)
+    families, size, seed = declared.families, declared.size, declared.seed
+    if declared.what == "documents":
+        yield from world.documents(families, size, seed)
+    else:
+        yield from world.tasks(families, size, seed, evaluation=declared.evaluation)
