@@ -21,11 +21,12 @@ class Sampling(Frozen):
     seed: int = result(
         0, doc="seed of the draws; each prompt's stream depends on it and the prompt's id alone"
     )
+    chat: str | None = result(None, doc="chat format to ask in; none: the model's own")
     batch_size: int = speed(32, doc="prompts generated together", ge=1)
 
 
 class Sample(StageConfig, Sampling):
-    """One completion for each prompt, in the model's own chat format."""
+    """One completion for each prompt, in the model's own chat format unless another is named."""
 
     model: Reference = takes("Model", doc="a declared model or a trained one")
     prompts: Reference = takes("Prompts", doc="what to complete")
@@ -43,10 +44,9 @@ def chat_templates(config: StageConfig, inputs: Mapping[str, Port]) -> Iterable[
 
 
 def check(config: Sample, inputs: Mapping[str, Port]) -> Iterable[Problem]:
-    if inputs["model"].chat is None:
-        yield Problem(
-            "AC320", "model", "the model has no chat format", "train it first, or declare its `chat`"
-        )
+    if config.chat is None and inputs["model"].chat is None:
+        hint = "train it first, declare its `chat`, or name the `chat` to ask in"
+        yield Problem("AC320", "model", "the model has no chat format", hint)
 
 
 def run(job: Job) -> None:

@@ -192,7 +192,7 @@ def sample(job: Job) -> None:
     """Carry out a `sample` job: one completion for each prompt, in the order of the prompts."""
     source = job.input("prompts").path
     origin = locate(job.input("model"), job.scratch, lambda: (row["prompt"] for row in read_rows(source)))
-    renderer = open_renderer(origin)
+    renderer = open_renderer(origin, job.config.chat)
     prompts = read_prompts(source, renderer, job.config)
     done = _finished(job.scratch / DONE)
     left = [p for p in prompts if p.id not in done]
