@@ -172,7 +172,9 @@ class _Resolver:
         rows: list[Row] = []
         for point in points:
             cells = [
-                self._cell([b for b in bindings if _at(b, wanted) == point], place, f"column `{label}`")
+                self._cell(
+                    [b for b in bindings if _covers(_at(b, wanted), point)], place, f"column `{label}`"
+                )
                 for (label, _), (bindings, place) in zip(columns, found, strict=True)
             ]
             rows.append(Row(", ".join(map(str, point)), tuple(cells)))
@@ -186,8 +188,14 @@ class _Resolver:
                 self.problem("AC402", message, self.place("rows"), near(name, known))
 
     def _points(self, wanted: Sequence[str], bindings: Iterable[Binding]) -> list[tuple[Label | None, ...]]:
-        """Row labels in the order of the declared axes."""
-        points = dict.fromkeys(_at(b, wanted) for b in bindings)
+        """Row labels in the order of the declared axes.
+
+        What does not vary over an axis has no row of its own: it stands in every row of that axis.
+        """
+        found = dict.fromkeys(_at(b, wanted) for b in bindings)
+        whole = [p for p in found if None not in p]
+        partial = [p for p in found if None in p and not any(_covers(p, q) for q in found if q != p)]
+        points = [*whole, *partial]
 
         def rank(point: tuple[Label | None, ...]) -> tuple[int, ...]:
             ranks: list[int] = []
@@ -284,6 +292,11 @@ def _at(binding: Binding, names: Sequence[str]) -> tuple[Label | None, ...]:
     """The binding's values along axes given by name."""
     by_name = {axis_name(a): v for a, v in binding.axes.items()}
     return tuple(by_name.get(name) for name in names)
+
+
+def _covers(values: Sequence[Label | None], point: Sequence[Label | None]) -> bool:
+    """Whether values along axes hold at a point; one that has none along an axis holds all along it."""
+    return all(v is None or v == p for v, p in zip(values, point, strict=True))
 
 
 def resolve_tables(spec: Spec, graph: Graph, *, whole: bool) -> tuple[tuple[Table, ...], list[Diagnostic]]:

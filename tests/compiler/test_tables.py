@@ -47,6 +47,17 @@ def test_an_axis_as_rows(tmp_path: Path) -> None:
     ]
 
 
+def test_a_column_without_the_axis_of_the_rows_stands_in_every_row(tmp_path: Path) -> None:
+    body = "{kind: evaluate, model: base, prompts: prompts.test, evaluator: critic, reference: reference}"
+    score = f"  as_it_is: {body}\n"
+    text = BY_AXIS.replace("tables:", score + "tables:").replace("{SFT:", "{Base: as_it_is.win_rate, SFT:")
+    (table,) = describe_tables(compile_text(tmp_path, text))["tables"]
+    assert [(r["label"], members(r["cells"][0]), members(r["cells"][1])) for r in table["rows"]] == [
+        ("0", ["as_it_is"], ["sft_test[seed=0]"]),
+        ("1", ["as_it_is"], ["sft_test[seed=1]"]),
+    ]
+
+
 def test_published_numbers(tmp_path: Path) -> None:
     (tmp_path / "paper.csv").write_text("seed,method,win_rate,standard_error\n0,sft,40.5,1.7\n1,dpo,50,\n")
     text = BY_AXIS.replace(
