@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 
-DIGITS = "12345678"
-LENGTHS = (3, 4, 5)  # digits in a number
+DIGITS = "123456789"
+LENGTHS = (3, 4, 5)  # digits in a number, all different
 LARGEST = 40  # summand
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -44,7 +44,8 @@ def _below(rng: random.Random, n: int) -> int:
 
 
 def _number(rng: random.Random) -> str:
-    return "".join(DIGITS[_below(rng, len(DIGITS))] for _ in range(LENGTHS[_below(rng, len(LENGTHS))]))
+    left = list(DIGITS)
+    return "".join(left.pop(_below(rng, len(left))) for _ in range(LENGTHS[_below(rng, len(LENGTHS))]))
 
 
 def _summands(rng: random.Random) -> str:
