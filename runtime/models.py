@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,8 +145,13 @@ def _convert_gguf(source: Path, name: str, folder: Path) -> None:
 
 def quiet() -> None:
     """No progress bars or advice in a job's log."""
+    import torch
     from transformers.utils import logging
 
+    if not torch.cuda.is_available():
+        os.environ.setdefault(
+            "DS_ACCELERATOR", "cpu"
+        )  # else DeepSpeed, when imported, says that it found none
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 

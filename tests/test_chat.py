@@ -48,7 +48,9 @@ def test_completion_ends_with_one_eos_whatever_it_spells(characters: Any) -> Non
         assert ids.count(renderer.eos) == 1 and ids[-1] == renderer.eos
 
 
-@pytest.mark.parametrize("text", ["reverse ab", " two  spaces ", "\n\n\tlines\n", "<eos><pad>", "1 + 2 = 3;", "café"])
+@pytest.mark.parametrize(
+    "text", ["reverse ab", " two  spaces ", "\n\n\tlines\n", "<eos><pad>", "1 + 2 = 3;", "café"]
+)
 @pytest.mark.parametrize("kind", ["characters", "pieces"])
 def test_decoding_gives_the_text_back(kind: str, text: str, request: pytest.FixtureRequest) -> None:
     renderer = Renderer("plain", request.getfixturevalue(kind))
@@ -88,6 +90,8 @@ def test_unknown_format_and_missing_template_are_refused(pieces: Any) -> None:
 
 
 def test_golden_tells_formats_and_tokenizers_apart(characters: Any, pieces: Any) -> None:
-    goldens = {Renderer(name, t).golden() for name in ("plain", "human_assistant") for t in (characters, pieces)}
+    goldens = {
+        Renderer(name, t).golden() for name in ("plain", "human_assistant") for t in (characters, pieces)
+    }
     assert len(goldens) == 4
     assert Renderer("plain", pieces).golden() == Renderer("plain", pieces).golden()

@@ -100,7 +100,7 @@ def test_bad_rows_are_named(tmp_path: Path, renderer: Renderer) -> None:
     with pytest.raises(JobError, match="row 'b' has no text in its field `completion`"):
         read_examples(path, renderer, ("completion",), cut)
     write_rows(path, [{"id": "a", "prompt": "x", "completion": "y" * 20}])
-    with pytest.raises(JobError, match="nothing to train on: .* dropped as too long"):
+    with pytest.raises(JobError, match=r"nothing to train on: .* dropped as too long"):
         read_examples(path, renderer, ("completion",), cut)
     path.write_text('{"id": "a"\n')
     with pytest.raises(JobError, match=r"data.jsonl:1: not JSON"):

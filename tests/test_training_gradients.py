@@ -50,7 +50,9 @@ def examples(renderer: Renderer, path: Path, rows: list[dict[str, Any]], *fields
     return read_examples(path, renderer, fields, Cut(Lengths(96, 64, "drop")))
 
 
-def gradient(scorer: Scorer, objective: Objective, ranks: int, micro_batch: int | None) -> tuple[Tensor, Tensor]:
+def gradient(
+    scorer: Scorer, objective: Objective, ranks: int, micro_batch: int | None
+) -> tuple[Tensor, Tensor]:
     """[loss, *figures] and the flat gradient of one batch of all examples, ranks computed one by one."""
     scorer.zero_grad()
     batch = list(range(len(objective.examples)))

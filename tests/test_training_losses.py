@@ -9,8 +9,13 @@ import torch
 from torch.autograd import gradcheck
 
 from runtime.training.losses import (
-    dpo_loss, example_weights, ipo_loss, loss_without_margin, sequence_sums, sft_loss,
-)  # fmt: skip
+    dpo_loss,
+    example_weights,
+    ipo_loss,
+    loss_without_margin,
+    sequence_sums,
+    sft_loss,
+)
 from runtime.training.schedule import learning_rate
 from runtime.training_config import Reduction, TrainingConfig
 
@@ -19,7 +24,8 @@ LOGPS = torch.tensor([-1.0, -1.0, -1.0, -5.0])
 
 
 @pytest.mark.parametrize(
-    ("reduction", "expected"), [("token_mean", 8 / 4), ("example_mean", (1 + 5) / 2), ("example_sum", (3 + 5) / 2)]
+    ("reduction", "expected"),
+    [("token_mean", 8 / 4), ("example_mean", (1 + 5) / 2), ("example_sum", (3 + 5) / 2)],
 )
 def test_each_reduction_has_its_own_denominator(reduction: Reduction, expected: float) -> None:
     first, second = example_weights([3, 1], reduction)

@@ -20,8 +20,17 @@ from runtime.training.parallel import open_backend
 from runtime.training_config import TrainingConfig
 from tests.support import made, run
 from tests.tiny import (
-    curve, demonstrations, digest, dpo, failure, in_child, outcome, preferences, sft, summary,
-)  # fmt: skip
+    curve,
+    demonstrations,
+    digest,
+    dpo,
+    failure,
+    in_child,
+    outcome,
+    preferences,
+    sft,
+    summary,
+)
 
 
 def parallel(processes: int = 2, deepspeed: str | None = None) -> dict[str, Any]:
@@ -65,7 +74,7 @@ def eventually(found: Callable[[], object], seconds: float = 60) -> None:
 
 def test_a_silent_downgrade_is_refused() -> None:
     told = {"kind": "sft", "epochs": 1, "learning_rate": 1.0, **parallel(2)}
-    with pytest.raises(RuntimeError, match="2 processes of DistributedType.MULTI_CPU were planned"):
+    with pytest.raises(RuntimeError, match=r"2 processes of .*MULTI_CPU were planned"):
         open_backend(TrainingConfig.model_validate(told))
 
 

@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str,
 def test_killed_at_file_operations(store: Store, kind: str, undisturbed: dict[str, dict[str, str]]) -> None:
     """One job is killed again and again, later each time, until a try comes through."""
     job, kills, operation = jobs(store)[kind], 0, 1
-    while (code := outcome(in_child(store, job, lambda: die_at(operation)))) != Outcome.SEALED:
+    while (code := outcome(in_child(store, job, partial(die_at, operation)))) != Outcome.SEALED:
         assert code == -signal.SIGKILL
         kills, operation = kills + 1, operation + random.Random(operation).randint(5, 40)
     assert kills >= 3

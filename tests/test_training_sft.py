@@ -71,8 +71,12 @@ def test_truncation_is_reported(store: Store) -> None:
     job = sft(store, rows, epochs=1, max_length=64, max_prompt_length=32)
     run(store, job)
     assert summary(store, job)["truncation"] == {
-        "rows": 21, "kept": 20, "dropped": 1, "prompts_cut": 0, "completions_cut": 0,
-    }  # fmt: skip
+        "rows": 21,
+        "kept": 20,
+        "dropped": 1,
+        "prompts_cut": 0,
+        "completions_cut": 0,
+    }
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_the_rows(store: Store) -> None:

@@ -19,11 +19,8 @@ from tests.support import declared, describe
 # Bits depend on the number of threads, and OpenMP's threads do not survive a fork.
 torch.set_num_threads(1)
 
-MODEL: dict[str, Any] = {
-    "init": {
-        "hidden_size": 32, "layers": 2, "heads": 2, "intermediate_size": 64, "vocab_size": 100, "max_positions": 96,
-    }
-}  # fmt: skip
+SHAPE = {"hidden_size": 32, "layers": 2, "heads": 2, "intermediate_size": 64}
+MODEL: dict[str, Any] = {"init": {**SHAPE, "vocab_size": 100, "max_positions": 96}}
 
 
 def demonstrations(count: int = 96) -> list[dict[str, Any]]:

@@ -121,7 +121,8 @@ def read_examples(path: Path, renderer: Renderer, fields: Sequence[str], cut: Cu
     return examples
 
 
-def _column(rows: Sequence[Mapping[str, Any]], name: str, path: Path) -> list[str]:
+def column(rows: Sequence[Mapping[str, Any]], name: str, path: Path) -> list[str]:
+    """The texts of one field. Raises JobError for a row that has none."""
     for row in rows:
         if not isinstance(row.get(name), str):
             raise JobError(f"{path}: the row {row.get('id')!r} has no text in its field `{name}`")
@@ -131,8 +132,8 @@ def _column(rows: Sequence[Mapping[str, Any]], name: str, path: Path) -> list[st
 def _encode(
     rows: Sequence[Mapping[str, Any]], path: Path, renderer: Renderer, fields: Sequence[str], cut: Cut
 ) -> list[Example]:
-    prompts = renderer.prompts(_column(rows, "prompt", path))
-    columns = [renderer.completions(_column(rows, name, path)) for name in fields]
+    prompts = renderer.prompts(column(rows, "prompt", path))
+    columns = [renderer.completions(column(rows, name, path)) for name in fields]
     examples: list[Example] = []
     for row, prompt, *completions in zip(rows, prompts, *columns, strict=True):
         sequences = cut.apply(prompt, completions)

@@ -185,6 +185,8 @@ def _environment(job: Job, rank: int, count: int, port: int) -> dict[str, str]:
         "PYTHONWARNINGS": "ignore::FutureWarning",  # of torch, at every call of DeepSpeed
         "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")])),
     }
+    if sys.platform == "linux":
+        told["GLOO_SOCKET_IFNAME"] = "lo"  # all ranks are on this machine, whatever its name resolves to
     if not torch.cuda.is_available():
         # accelerate must be told to stay on the CPU, but drops DeepSpeed when it is told so.
         told |= {"DS_ACCELERATOR": "cpu"} if job.config.parallel.deepspeed else {"ACCELERATE_USE_CPU": "true"}

@@ -29,8 +29,10 @@ from runtime.training.schedule import learning_rate
 from runtime.training.stops import Stop
 from runtime.training_config import TrainingConfig
 
-# Seconds between resume states within an epoch; the variable is for tests and for very large models.
+# Seconds between resume states within an epoch, where one takes up to `CHEAP_S`; costlier states are
+# made as much less often, so that they take a twentieth of the time at most. The variable is for tests.
 RESUME_EVERY_S = float(os.environ.get("ALIGNC_RESUME_EVERY_S", "60"))
+CHEAP_S = 3.0
 
 KEPT = "kept"  # below scratch: kept/epoch-{n}/{model/, probe.pt}
 SUMMARY = "summary.json"
@@ -109,23 +111,26 @@ class Run:
     def _steps(self, log: IO[str], stop: Stop, digest: str) -> None:
         per_epoch = steps_per_epoch(len(self.objective.examples), self.config.batch_size)
         total = per_epoch * self.config.epochs
-        saved = time.monotonic()
+        due = time.monotonic() + RESUME_EVERY_S
         for step in range(self.position.step, total):
             epoch, number = divmod(step, per_epoch)
-            wishes = (stop.asked is not None, self._late(saved))
+            wishes = (stop.asked is not None, self.backend.rank == 0 and time.monotonic() > due)
             stopping, saving = self._step(step, total, self._batch(epoch, number), wishes, log)
             self.position.step = step + 1
             if ended := number + 1 == per_epoch:
                 self._keep(epoch + 1)
             if ended or stopping or saving:
-                with self._timed("save"):
-                    state.save(self.backend, self.scratch, self.position, digest)
-                saved = time.monotonic()
+                due = self._save(digest)
             if stopping and step + 1 < total:
                 stop.obey()
 
-    def _late(self, saved: float) -> bool:
-        return self.backend.rank == 0 and time.monotonic() - saved > RESUME_EVERY_S
+    def _save(self, digest: str) -> float:
+        """Seal a resume state; returns when the next one is due (monotonic seconds)."""
+        started = time.monotonic()
+        with self._timed("save"):
+            state.save(self.backend, self.scratch, self.position, digest)
+        ended = time.monotonic()
+        return ended + RESUME_EVERY_S * max(1.0, (ended - started) / CHEAP_S)
 
     def _batch(self, epoch: int, number: int) -> list[int]:
         """Items of an optimizer batch: a pure function of (seed, epoch, number)."""

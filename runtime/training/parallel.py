@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,9 +205,16 @@ class Zero(Backend):
         return
 
     def weights(self) -> dict[str, Tensor]:
-        full: Mapping[str, Tensor] = self.accelerator.get_state_dict(self.model) or {}
-        tied = {f"lm.{name}" for name in self.lm.all_tied_weights_keys}  # stages 1 and 2 give them twice
-        return {name.removeprefix("lm."): value for name, value in full.items() if name not in tied}
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        # The master weights, not the engine's 16-bit copy; each is put together by all ranks.
+        full: dict[str, Tensor] = {}
+        for name, parameter in self.lm.named_parameters():
+            value = safe_get_full_fp32_param(parameter)
+            if self.rank == 0:
+                full[name] = value.detach().cpu().clone()
+        buffers = {name for name, _ in self.lm.named_buffers()}
+        return full | {name: value for name, value in self.lm.state_dict().items() if name in buffers}
 
     def save_state(self, folder: Path) -> None:
         self.model.save_checkpoint(str(folder), tag=_TAG)
@@ -255,7 +262,6 @@ def _zero_plugin(config: TrainingConfig, stage: int) -> Any:
     plugin = DeepSpeedPlugin(
         zero_stage=stage,
         zero3_init_flag=stage == 3,
-        zero3_save_16bit_model=stage == 3,
         gradient_accumulation_steps=1,
         gradient_clipping=config.max_grad_norm,
     )

@@ -20,6 +20,7 @@ from runtime.files import read_rows, sync_file, write_rows
 from runtime.job import Job, JobError
 from runtime.models import load_model, locate, longest, open_renderer
 from runtime.stages.sample import Sampling
+from runtime.training.data import column
 
 DONE = "samples.jsonl"
 
@@ -159,7 +160,7 @@ def read_prompts(path: Path, renderer: Renderer, config: Sampling) -> list[Promp
         twice = next(name for name in names if names.count(name) > 1)
         raise JobError(f"{path}: the id {twice!r} stands there more than once")
     limit = config.max_prompt_length
-    encoded = renderer.prompts([row["prompt"] for row in rows])
+    encoded = renderer.prompts(column(rows, "prompt", path))
     return [Prompt(row, ids[-limit:], len(ids) > limit) for row, ids in zip(rows, encoded, strict=True)]
 
 
