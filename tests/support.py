@@ -19,8 +19,13 @@ def declared(section: str, value: dict[str, Any], type_: str) -> dict[str, Any]:
 def made(description: dict[str, Any], type_: str, path: str, metric: str = "", **axes: Any) -> dict[str, Any]:
     """An input record of an artifact that `describe` described and `run` sealed."""
     return {
-        "type": type_, "name": description["stage"], "kind": description["kind"], "key": description["key"],
-        "path": path, "metric": metric, "axes": axes,
+        "type": type_,
+        "name": description["stage"],
+        "kind": description["kind"],
+        "key": description["key"],
+        "path": path,
+        "metric": metric,
+        "axes": axes,
     }
 
 
@@ -29,12 +34,20 @@ def describe(kind: str, config: dict[str, Any], inputs: dict[str, Any], **resour
     stage = stage_kind(kind)
     assert stage is not None
     records = {name: value if isinstance(value, list) else [value] for name, value in inputs.items()}
-    config = {"kind": kind, **{name: "x" for name in inputs}, **config}
+    config = {"kind": kind, **dict.fromkeys(inputs, "x"), **config}
     recipe = {"kind": kind, "config": config, "inputs": records}
     return {
-        "schema": "alignc.job/1", "id": kind, "stage": kind, "kind": kind, "version": stage.version,
-        "key": digest_text(canonical(recipe)), "recipe": recipe, "config": config, "inputs": records,
-        "resources": {"cpus": 1, **resources}, "axes": {},
+        "schema": "alignc.job/1",
+        "id": kind,
+        "stage": kind,
+        "kind": kind,
+        "version": stage.version,
+        "key": digest_text(canonical(recipe)),
+        "recipe": recipe,
+        "config": config,
+        "inputs": records,
+        "resources": {"cpus": 1, **resources},
+        "axes": {},
     }
 
 
