@@ -100,15 +100,16 @@ def _table(program: Program, table: Table) -> dict[str, Any]:
         "over": list(table.over),
         "comparisons": [
             {
-                "label": c.label,
+                "label": f"{c.a_label} - {c.b_label}",
+                "a_label": c.a_label,
+                "b_label": c.b_label,
                 "row": c.row,
                 "column": c.column,
                 "a": members(c.a),
                 "b": members(c.b),
-                "field": c.a.members[0].metric,
+                "field": c.metric,
             }
             for c in table.comparisons
-            if c.a.members and c.b.members
         ],
         "published": [
             {

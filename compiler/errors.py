@@ -39,6 +39,7 @@ CODES: dict[str, str] = {
     "AC304": "stages depend on each other in a circle",
     "AC310": "unknown split",
     "AC311": "impossible shares",
+    "AC312": "a bad name of a split",
     "AC320": "no chat format",
     "AC321": "settings that contradict each other",
     "AC330": "completions of different prompts",

@@ -1,6 +1,6 @@
 """The language reference, generated from the models that check specs.
 
-    python -m compiler.reference > docs/language.md
+python -m compiler.reference > docs/language.md
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from compiler.errors import CODES
 from compiler.spec import Budget, TableSpec
 from runtime import declare
 from runtime.fields import Frozen, affects, taken
-from runtime.stage import stage_kinds
+from runtime.stage import Resources, stage_kinds
 
 INTRODUCTION = Path(__file__).parent.parent / "docs" / "language.head.md"
 SECTIONS: tuple[tuple[str, tuple[type[Frozen], ...]], ...] = (
@@ -119,21 +119,24 @@ def _lines() -> Iterator[str]:
         yield ""
         yield from _body(kind.config, common)
         for info in kind.config.model_fields.values():
-            if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel) and not taken(info):
+            if (
+                isinstance(info.annotation, type)
+                and issubclass(info.annotation, BaseModel)
+                and not taken(info)
+            ):
                 nested[info.annotation] = None
-    from runtime.stage import Resources
-
-    for model in (*nested, Resources):
+    nested[Resources] = None
+    for model in nested:
         yield from _model(model)
     for section, models in SECTIONS:
         yield f"## {section}"
         yield ""
-        for model in models:
-            yield from _model(model)
+        for declared in models:
+            yield from _model(declared)
     yield "## tables, budget, cluster profiles"
     yield ""
-    for model in (TableSpec, Budget, Profile):
-        yield from _model(model)
+    for other in (TableSpec, Budget, Profile):
+        yield from _model(other)
     yield "## Error codes"
     yield ""
     yield "| code | |"

@@ -32,7 +32,9 @@ class Row:
 class Comparison:
     """`a` minus `b`, paired on prompts."""
 
-    label: str
+    a_label: str
+    b_label: str
+    metric: str
     row: str
     column: str
     a: Cell
@@ -223,7 +225,7 @@ class _Resolver:
     def _row_comparisons(self, columns: Sequence[tuple[str, str]], rows: Sequence[Row]) -> list[Comparison]:
         by_label = {row.label: row for row in rows}
         return [
-            Comparison(f"{a} - {b}", "", label, by_label[a].cells[i], by_label[b].cells[i])
+            Comparison(a, b, metric, "", label, by_label[a].cells[i], by_label[b].cells[i])
             for a, b in self._compare(list(by_label))
             for i, (label, metric) in enumerate(columns)
             if metric in PAIRED
@@ -231,8 +233,11 @@ class _Resolver:
 
     def _comparisons(self, columns: Sequence[tuple[str, str]], rows: Sequence[Row]) -> list[Comparison]:
         labels = [label for label, _ in columns]
+        metrics = {label: reference.rpartition(".")[2] for label, reference in columns}
         return [
-            Comparison(f"{a} - {b}", row.label, "", row.cells[labels.index(a)], row.cells[labels.index(b)])
+            Comparison(
+                a, b, metrics[a], row.label, "", row.cells[labels.index(a)], row.cells[labels.index(b)]
+            )
             for a, b in self._compare(labels)
             for row in rows
         ]

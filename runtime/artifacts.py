@@ -45,21 +45,26 @@ def is_a(given: str, wanted: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """A set of prompts that cannot overlap another split of the same preparation.
+    """A set of prompts: a source, and how it was cut down to them.
 
-    `preparation` identifies how `source` was cut, so that equal pools are equal values.
+    `cuts` are (preparation, split) from the source on; a preparation is identified by its settings,
+    so that equal pools are equal values.
     """
 
     source: str
-    preparation: str
-    split: str
+    cuts: tuple[tuple[str, str], ...]
     role: Role
 
     def may_overlap(self, other: Pool) -> bool:
         """Whether a prompt may be in both: same source, unless one preparation keeps them apart."""
         if self.source != other.source:
             return False
-        return self.preparation != other.preparation or self.split == other.split
+        for (preparation, split), (another, other_split) in zip(self.cuts, other.cuts, strict=False):
+            if preparation != another:
+                return True
+            if split != other_split:
+                return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)

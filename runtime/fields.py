@@ -68,12 +68,16 @@ def nothing(default: Any = _REQUIRED, *, doc: str, **limits: Any) -> Any:
     return _field("nothing", default, doc, {}, limits)
 
 
-def takes(*types: str, doc: str, default: Any = _REQUIRED, many: bool = False, alias: str | None = None) -> Any:
+def takes(
+    *types: str, doc: str, default: Any = _REQUIRED, many: bool = False, alias: str | None = None
+) -> Any:
     """An input of type `Reference`: its artifact's key, not its name, enters the recipe key.
 
     `many`: the stage reduces, so the field receives every candidate along the reduced axes.
     """
-    return _field("result", default, doc, {"takes": list(types), "many": many}, {"alias": alias} if alias else {})
+    return _field(
+        "result", default, doc, {"takes": list(types), "many": many}, {"alias": alias} if alias else {}
+    )
 
 
 def _extra(info: FieldInfo) -> dict[str, Any]:

@@ -125,7 +125,11 @@ def _open_input(store: Store, record: Mapping[str, Any]) -> Input:
     kind, key, path = _follow(store, kind, key, record["path"])
     folder = store.artifact(kind, key)
     return Input(
-        **common, folder=folder, path=folder / path, key=key, metric=record.get("metric", ""),
+        **common,
+        folder=folder,
+        path=folder / path,
+        key=key,
+        metric=record.get("metric", ""),
         manifest=store.manifest(kind, key),
     )
 
@@ -134,7 +138,9 @@ def open_job(store: Store, description: Mapping[str, Any]) -> Job:
     """Open a description. Raises Blocked where an input is missing or damaged."""
     kind = stage_kind(description["kind"])
     if kind is None or kind.version != description["version"]:
-        raise JobError(f"this installation has no stage kind {description['kind']} version {description['version']}")
+        raise JobError(
+            f"this installation has no stage kind {description['kind']} version {description['version']}"
+        )
     inputs = {
         name: tuple(_open_input(store, record) for record in records)
         for name, records in description["inputs"].items()

@@ -19,13 +19,24 @@ from runtime import __version__
 
 # Packages whose version can change a result.
 PACKAGES = (
-    "alignc", "torch", "transformers", "tokenizers", "accelerate", "deepspeed", "datasets", "numpy", "openai", "anthropic",
+    "alignc",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "accelerate",
+    "deepspeed",
+    "datasets",
+    "numpy",
+    "openai",
+    "anthropic",
 )
 
 
 def _git(folder: Path, *words: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True)
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
@@ -72,7 +83,9 @@ class Meter:
 
     def read(self) -> dict[str, Any]:
         """Unix times, seconds of wall and CPU time, peak memory in bytes of the largest process."""
-        peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        peak = max(
+            resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        )
         ended = time.time()
         return {
             "started": self.started,

@@ -1,6 +1,6 @@
 """Carry out one task of a submitted job: find its description, send its output to its log, run it.
 
-    python -m runtime.run_task STORE JOB.json     (the array index is Slurm's)
+python -m runtime.run_task STORE JOB.json     (the array index is Slurm's)
 """
 
 from __future__ import annotations
@@ -28,7 +28,10 @@ def _log_to(path: Path, title: str) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
-    print(f"== {time.strftime('%Y-%m-%d %H:%M:%S')} {title} ({os.uname().nodename}, pid {os.getpid()})", flush=True)
+    print(
+        f"== {time.strftime('%Y-%m-%d %H:%M:%S')} {title} ({os.uname().nodename}, pid {os.getpid()})",
+        flush=True,
+    )
 
 
 def run_description(store_root: str, path: str) -> None:

@@ -57,5 +57,6 @@ stages:
   rlaif_test: {kind: evaluate, model: rlaif, prompts: prompts.test, reference: reference, evaluator: judge,
                max_new_tokens: 8}
 tables:
-  main: {rows: {SFT: sft_test, RLAIF: rlaif_test}, columns: [win_rate, accuracy], over: [seed], compare: {RLAIF: SFT}}
+  main: {rows: {SFT: sft_test, RLAIF: rlaif_test}, columns: [win_rate, accuracy], over: [seed],
+         compare: {RLAIF: SFT}}
 """

@@ -174,7 +174,7 @@ def test_a_figure_follows_the_page_into_the_dark(tables: list[Table]) -> None:
 
 def test_everything_is_written(studied: World, tmp_path: Path) -> None:
     written = write_results(studied.store, studied.description(), tmp_path / "out")
-    endings = ("md", "csv", "tex", "svg", "pdf")
+    endings = ("md", "csv", "tex", "png", "svg", "pdf")
     expected = [f"{name}.{ending}" for name in ("fig3", "methods") for ending in endings]
     assert [path.name for path in written] == [*expected, "report.html"]
     assert sorted(os.listdir(tmp_path / "out")) == sorted(path.name for path in written)
@@ -195,7 +195,7 @@ def test_the_same_scores_give_the_same_bytes_in_another_process(studied: World, 
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[1])}
         subprocess.run(words, check=True, env=environment, timeout=120)
     names = os.listdir(tmp_path / "1")
-    assert len(names) == 11
+    assert len(names) == 13
     for name in names:
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes(), name
 

@@ -16,7 +16,7 @@ from runtime.results.report import page
 from runtime.results.table import Table
 from runtime.store import Store
 
-FIGURES: tuple[Format, ...] = ("svg", "pdf")
+FIGURES: tuple[Format, ...] = ("png", "svg", "pdf")
 REPORT = "report.html"
 
 

@@ -1,4 +1,4 @@
-"""`prepare`: reads a source, drops duplicates, and cuts it into named, disjoint splits."""
+"""`prepare`: reads a source or a split, drops duplicates, and cuts it into named, disjoint splits."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from runtime.artifacts import Pool, Port, Role
 from runtime.fields import Reference, identity, result, takes
-from runtime.files import digest_text, write_rows
+from runtime.files import digest_text, read_rows, write_rows
 from runtime.job import Job, JobError
 from runtime.stage import Problem, Resources, StageConfig, StageKind
 
@@ -29,7 +30,7 @@ PLENTY = 10**12  # rows of a source so large that only shares fail that never fi
 class Prepare(StageConfig):
     """Prompts (with completions, where the source has them), cut into splits."""
 
-    source: Reference = takes("Source", doc="a declared source")
+    source: Reference = takes("Source", "Prompts", doc="a declared source, or a split to cut further")
     split: dict[str, str | int] | None = result(
         None, doc="split name -> share (`10%`), number of rows, or `rest`; none: one output without a name"
     )
@@ -43,35 +44,44 @@ class Prepare(StageConfig):
     only_full: bool = result(False, doc="drop rows whose prompt or completion is empty")
 
 
-def role_of(split: str, roles: Mapping[str, Role]) -> Role:
-    """The role of a split: as declared, else `test*` and `val*`/`dev*` by name, else train."""
+def role_of(split: str, roles: Mapping[str, Role], default: Role = "train") -> Role:
+    """The role of a split: as declared, else `test*` and `val*`/`dev*` by name, else the default."""
     if split in roles:
         return roles[split]
     if split.startswith("test"):
         return "test"
-    return "validation" if split.startswith(("val", "dev")) else "train"
+    return "validation" if split.startswith(("val", "dev")) else default
+
+
+def _whole(source: Port) -> Port:
+    """What comes out of a source, or of a split, that is not cut."""
+    if source.declared is None:
+        return source
+    declared = source.declared
+    kind = getattr(declared, "kind", "")
+    documents = kind == "world" and getattr(declared, "what", "") == "documents"
+    completed = kind in ("sharegpt", "alpaca_eval") or any(
+        getattr(declared, field, None) for field in ("completion", "messages")
+    )
+    return Port(
+        type="Demonstrations" if completed or documents else "Prompts",
+        pools=frozenset({Pool(source.name, (), "train")}),
+        answers=(kind == "world" and not documents) or bool(getattr(declared, "answer", None)),
+    )
 
 
 def outputs(config: Prepare, inputs: Mapping[str, Port]) -> dict[str, Port]:
-    source = inputs["source"]
-    declared = source.declared
-    kind = getattr(declared, "kind", "")
-    completed = kind in ("sharegpt", "alpaca_eval") or bool(
-        getattr(declared, "completion", None) or getattr(declared, "messages", None)
-    )
-    documents = kind == "world" and getattr(declared, "what", "") == "documents"
-    answers = (kind == "world" and not documents) or bool(getattr(declared, "answer", None))
-    cut = json.dumps(identity(config), sort_keys=True)
+    whole = _whole(inputs["source"])
+    preparation = json.dumps(identity(config), sort_keys=True)
 
     def port(split: str) -> Port:
-        return Port(
-            type="Demonstrations" if completed or documents else "Prompts",
-            path=f"{split or 'data'}.jsonl",
-            pools=frozenset({Pool(source.name, cut, split, role_of(split, config.roles))}),
-            answers=answers,
+        pools = (
+            Pool(p.source, (*p.cuts, (preparation, split)), role_of(split, config.roles, p.role))
+            for p in whole.pools
         )
+        return replace(whole, path=f"{split or 'data'}.jsonl", pools=frozenset(pools))
 
-    return {split: port(split) for split in (config.split or {"": "rest"})}
+    return {split: port(split) for split in (config.split or {"": REST})}
 
 
 def check(config: Prepare, inputs: Mapping[str, Port]) -> Iterable[Problem]:
@@ -167,14 +177,23 @@ def _guard(job: Job, source: Any) -> None:
         raise JobError(f"{path} has changed since this job was planned; plan and submit again")
 
 
+def _rows(job: Job, dropped: Counter[str]) -> Iterable[Row]:
+    """All rows of the input, duplicates and filters not yet applied."""
+    from runtime.sources import read
+
+    source = job.input("source")
+    if source.declared is None:
+        return cast("Iterable[Row]", read_rows(source.path))
+    _guard(job, source.declared)
+    return read(source.declared, dropped)
+
+
 def run(job: Job) -> None:
-    from runtime.sources import read, unique
+    from runtime.sources import unique
 
     config: Prepare = job.config
-    source = job.input("source").declared
-    _guard(job, source)
     dropped = Counter[str]()
-    rows = list(unique(kept(config, read(source, dropped), dropped), dropped))
+    rows = list(unique(kept(config, _rows(job, dropped), dropped), dropped))
     full = len(rows)
     if config.shuffle:
         rows = ordered(rows, config.seed)

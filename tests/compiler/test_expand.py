@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from compiler.errors import SpecError
 from compiler.program import Program
 from tests.compiler.specs import HEAD, STUDY, compile_text, node_ids
 
@@ -189,3 +190,31 @@ def test_order_of_stages_in_the_file_does_not_matter(tmp_path: Path) -> None:
 def test_nodes_come_after_what_they_read(tmp_path: Path) -> None:
     for index, node in enumerate(compile_text(tmp_path, STUDY).graph.nodes):
         assert all(need < index for need in node.needs)
+
+
+NESTED = (
+    HEAD
+    + """
+stages:
+  pool: {kind: prepare, source: tasks, split: {train: 80%, validation: 10%, test: 10%}}
+  halves: {kind: prepare, source: pool.train, split: {sft: 10%, aif: 90%}}
+  answers: {kind: demonstrate, prompts: halves.sft, teacher: weak}
+  all_answers: {kind: demonstrate, prompts: pool.train, teacher: weak}
+  part: {kind: sft, model: tiny, data: answers, epochs: 1, learning_rate: 1}
+  whole: {kind: sft, model: tiny, data: all_answers, epochs: 1, learning_rate: 1}
+  test_part: {kind: evaluate, model: part, prompts: pool.test}
+  test_whole: {kind: evaluate, model: whole, prompts: pool.test}
+  unseen: {kind: evaluate, model: part, prompts: halves.aif}
+"""
+)
+
+
+def test_a_split_can_be_cut_further_and_stays_apart_from_its_siblings(tmp_path: Path) -> None:
+    assert "unseen" in node_ids(compile_text(tmp_path, NESTED))
+
+
+def test_parts_of_a_training_split_are_training_prompts(tmp_path: Path) -> None:
+    text = NESTED + "  seen: {kind: evaluate, model: whole, prompts: halves.aif}"
+    with pytest.raises(SpecError) as caught:
+        compile_text(tmp_path, text)
+    assert [d.code for d in caught.value.diagnostics] == ["AC333"]
