@@ -83,17 +83,24 @@ class AlpacaEvalSource(Frozen):
 
 
 class DatasetsSource(Frozen):
-    """A data set that Hugging Face `datasets` can load: a local path or a hub id."""
+    """A data set that Hugging Face `datasets` can load: exactly one of `hub` and `path`."""
 
     kind: Literal["datasets"] = result(doc="source kind")
-    name: str = result(doc="hub id or local path")
+    hub: str | None = result(None, doc="id on the Hugging Face hub")
+    path: str | None = nothing(None, doc="file or folder, also one saved to disk, relative to the spec")
     subset: str | None = result(None, doc="configuration name")
     split: str = result("train", doc="split of the data set")
-    revision: str | None = result(None, doc="commit of the hub data set")
+    revision: str | None = result(None, doc="commit of the hub data set; pin it for a reproducible study")
     prompt: str = result("prompt", doc="column of the prompt")
     completion: str | None = result(None, doc="column of the completion; none: prompts only")
     messages: str | None = result(None, doc="column of a list of {role, content}")
     answer: str | None = result(None, doc="column of the true answer")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> DatasetsSource:
+        if (self.hub is None) == (self.path is None):
+            raise ValueError("give exactly one of `hub` and `path`")
+        return self
 
 
 def _families(names: tuple[str, ...] | None) -> tuple[str, ...] | None:

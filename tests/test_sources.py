@@ -165,16 +165,16 @@ def test_datasets_from_a_file_and_from_disk(tmp_path: Path, monkeypatch: pytest.
     path = written(tmp_path, '{"q": "a", "r": "b"}\n{"q": "c", "r": "d"}\n')
     expected = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d"}]
     fields = {"prompt": "q", "completion": "r"}
-    assert rows_of(kind="datasets", name=path, **fields) == (expected, {})
+    assert rows_of(kind="datasets", path=path, **fields) == (expected, {})
     loaded = datasets.load_dataset("json", data_files=path, split="train")
     datasets.DatasetDict({"train": loaded}).save_to_disk(tmp_path / "saved")
-    assert rows_of(kind="datasets", name=str(tmp_path / "saved"), **fields) == (expected, {})
+    assert rows_of(kind="datasets", path=str(tmp_path / "saved"), **fields) == (expected, {})
     with pytest.raises(JobError, match="splits train, not 'tset'"):
-        rows_of(kind="datasets", name=str(tmp_path / "saved"), split="tset")
+        rows_of(kind="datasets", path=str(tmp_path / "saved"), split="tset")
     with pytest.raises(JobError, match="no field `prompt`; the fields are q, r"):
-        rows_of(kind="datasets", name=str(tmp_path / "saved"))
+        rows_of(kind="datasets", path=str(tmp_path / "saved"))
     with pytest.raises(JobError, match="cannot be loaded"):
-        rows_of(kind="datasets", name=str(tmp_path / "nowhere"))
+        rows_of(kind="datasets", path=str(tmp_path / "nowhere"))
 
 
 # ---------------------------------------------------------------- shares, order, cut

@@ -18,7 +18,7 @@ BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parqu
 
 def rows(declared: DatasetsSource, dropped: Counter[str]) -> Iterator[Row]:
     for number, record in enumerate(_load(declared), 1):
-        yield pick(record, declared, f"{declared.name}[{declared.split}] row {number}")
+        yield pick(record, declared, f"{declared.path or declared.hub}[{declared.split}] row {number}")
 
 
 def _load(declared: DatasetsSource) -> Any:
@@ -27,21 +27,24 @@ def _load(declared: DatasetsSource) -> Any:
     except ImportError as error:
         raise JobError("this source needs Hugging Face `datasets`: install `alignc[train]`") from error
 
-    local = Path(declared.name)
+    name = str(declared.path or declared.hub)
     try:
+        if declared.path is None:
+            return datasets.load_dataset(
+                name, declared.subset, split=declared.split, revision=declared.revision
+            )
+        local = Path(declared.path)
         if _saved_to_disk(local):
-            return _split(datasets.load_from_disk(declared.name), declared)
+            return _split(datasets.load_from_disk(name), declared)
         if local.suffix in BUILDERS and local.is_file():
             return datasets.load_dataset(
-                BUILDERS[local.suffix], declared.subset, data_files=str(local), split=declared.split
+                BUILDERS[local.suffix], declared.subset, data_files=name, split=declared.split
             )
-        return datasets.load_dataset(
-            declared.name, declared.subset, split=declared.split, revision=declared.revision
-        )
+        return datasets.load_dataset(name, declared.subset, split=declared.split)
     except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
         raise JobError(
-            f"the data set {declared.name!r} cannot be loaded: {error}; "
-            "check name, subset, split and revision, and that the hub can be reached from this machine"
+            f"the data set {name!r} cannot be loaded: {error}; "
+            "check path or hub id, subset, split and revision, and that this machine reaches the hub"
         ) from error
 
 
