@@ -69,7 +69,10 @@ def _sum(x: str) -> str:
 
 
 # What each kind of input looks like; a prompt about anything else is no task.
-_SHAPES = {_number: re.compile(r"[0-9]+"), _summands: re.compile(r"[0-9]{1,3} \+ [0-9]{1,3}")}
+_SHAPES: dict[Callable[[random.Random], str], re.Pattern[str]] = {
+    _number: re.compile(r"[0-9]+"),
+    _summands: re.compile(r"[0-9]{1,3} \+ [0-9]{1,3}"),
+}
 
 FAMILIES: dict[str, Family] = {
     family.name: family
