@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.files import digest_file, read_json, sync_file, sync_folder, write_json
+from runtime.files import digest_file, read_json, sync, write_json
 
 MANIFEST = "manifest.json"
 SCHEMA = "alignc.artifact/1"
@@ -97,15 +97,15 @@ class Store:
         """Make `out` the artifact of `key`. Where another process was first, its artifact stays."""
         paths = sorted(p for p in out.rglob("*") if p.is_file())
         for path in paths:
-            sync_file(path)
+            sync(path)
         files = [
             {"path": str(p.relative_to(out)), "bytes": p.stat().st_size, "sha256": digest_file(p)}
             for p in paths
         ]
         write_json(out / MANIFEST, {"schema": SCHEMA, **manifest, "files": files})
         for folder in [p for p in out.rglob("*") if p.is_dir()]:
-            sync_folder(folder)
-        sync_folder(out)
+            sync(folder)
+        sync(out)
         final = self.artifact(kind, key)
         final.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -113,7 +113,7 @@ class Store:
         except OSError:
             if not self.has(kind, key):
                 raise
-        sync_folder(final.parent)
+        sync(final.parent)
 
     def discard_work(self, key: str) -> None:
         """Remove the work of a sealed key; renamed first, so that nobody finds half of it."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runtime.files import read_rows, sync_file, write_atomic
+from runtime.files import read_rows, sync, write_atomic
 from runtime.job import Job, JobError
 from runtime.models import locate
 from runtime.stages.dpo import Dpo
@@ -107,7 +107,7 @@ def reference_logps(job: Job, examples: Sequence[Example], backend: Backend) -> 
             _append(path, fresh)
             job.progress(len(known), len(examples), "reference log-probabilities")
     if backend.rank == 0:
-        sync_file(path)
+        sync(path)
     return torch.tensor([known[example.id] for example in examples], dtype=torch.float32)
 
 

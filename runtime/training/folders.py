@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runtime.files import sync_file, sync_folder
+from runtime.files import sync
 
 
 def draft_of(path: Path) -> Path:
@@ -29,13 +29,13 @@ def publish(path: Path) -> None:
     draft = draft_of(path)
     for found in sorted(draft.rglob("*")):
         if found.is_dir():
-            sync_folder(found)
+            sync(found)
         else:
-            sync_file(found)
-    sync_folder(draft)
+            sync(found)
+    sync(draft)
     shutil.rmtree(path, ignore_errors=True)
     draft.rename(path)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 @contextmanager

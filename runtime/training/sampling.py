@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from runtime.chat import Renderer
-from runtime.files import read_rows, sync_file, write_rows
+from runtime.files import read_rows, sync, write_rows
 from runtime.job import Job, JobError
 from runtime.models import load_model, locate, longest, open_renderer
 from runtime.stages.sample import Sampling
@@ -234,7 +234,7 @@ def _draw(job: Job, generator: Generator, left: Sequence[Prompt], done: dict[str
             file.flush()
             tokens += sum(map(len, completions))
             job.progress(len(done), total)
-    sync_file(job.scratch / DONE)
+    sync(job.scratch / DONE)
     seconds = time.perf_counter() - started
     job.report(new_tokens=tokens, new_tokens_per_s=round(tokens / seconds, 1), seconds=round(seconds, 3))
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtime.files import read_json, sync_file, write_atomic, write_json
+from runtime.files import read_json, sync, write_atomic, write_json
 from runtime.job import JobError
 from runtime.training.folders import draft_of, open_draft, publish
 from runtime.training.parallel import Backend, launch_shape
@@ -48,7 +48,7 @@ def save(backend: Backend, scratch: Path, position: Position, data: str) -> None
         told = {"data": data, "launch": launch_shape(backend.config), "position": asdict(position)}
         write_json(draft_of(target) / POSITION, told)
         if (scratch / LOG).exists():
-            sync_file(scratch / LOG)
+            sync(scratch / LOG)
         publish(target)
         for older in scratch.glob(f"{_PREFIX}*"):
             if older != target:
