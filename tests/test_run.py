@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -149,3 +150,18 @@ def test_training_end_to_end_and_the_same_bits_again(tmp_path: Path) -> None:
     for path in weights:
         other = tmp_path / "two" / path.relative_to(tmp_path / "one")
         assert path.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.deepspeed
+@pytest.mark.parametrize("stage", ["zero2", "zero3"])
+def test_a_spec_spreads_training_over_deepspeed_ranks(tmp_path: Path, stage: str) -> None:
+    """Also: how a run is spread is no part of its key."""
+    (tmp_path / "tiny.yaml").write_text(TINY[: TINY.index("  sft_answers:")])
+    alone = json.loads(alignc("plan", "tiny.yaml", "--format", "json", cwd=tmp_path))
+    words = ("--set", f"stages.base.parallel={{processes: 2, deepspeed: {stage}}}")
+    assert "3 nodes in" in alignc("run", "tiny.yaml", "--store", "s", *words, cwd=tmp_path)
+    (key,) = (n["key"] for n in alone["nodes"] if n["id"] == "base")
+    manifest = json.loads((tmp_path / "s" / "sft" / key / "manifest.json").read_text())
+    assert manifest["summary"]["processes"] == 2
+    assert manifest["config"]["parallel"] == {"processes": 2, "deepspeed": stage}
+    assert (tmp_path / "s" / "sft" / key / "epoch-1" / "model.safetensors").stat().st_size > 10_000
