@@ -84,7 +84,7 @@ class StageKind:
 
 
 ENTRY_POINTS = "alignc.stages"
-TORCH = ("torch", "transformers", "accelerate")
+TORCH = ("torch", "transformers", "accelerate", "runtime.training.warm")
 
 
 @cache
