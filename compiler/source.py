@@ -16,7 +16,7 @@ from yamlcore import CCoreLoader
 from compiler.errors import NOWHERE, Diagnostic, Span, SpecError
 
 Scalar = str | int | float | bool | None
-MAX_NODES = 1_000_000
+MAX_NODES = 250_000
 # Sections whose entries included files may share, and which merge entry by entry.
 SECTIONS = ("axes", "models", "llms", "sources", "stages", "tables")
 
