@@ -35,10 +35,10 @@ def _watch_live(local: LocalRun, total: int) -> None:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Bars(*columns, TimeElapsedColumn(), transient=True) as bars:
         whole = bars.add_task("nodes", total=total, note="")

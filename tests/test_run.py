@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -165,3 +167,13 @@ def test_a_spec_spreads_training_over_deepspeed_ranks(tmp_path: Path, stage: str
     assert manifest["summary"]["processes"] == 2
     assert manifest["config"]["parallel"] == {"processes": 2, "deepspeed": stage}
     assert (tmp_path / "s" / "sft" / key / "epoch-1" / "model.safetensors").stat().st_size > 10_000
+
+
+def test_a_terminal_shows_bars_with_the_nodes_names(light: Path) -> None:
+    command = "alignc run light.yaml --store s".replace("alignc", f"{sys.executable} -m compiler.cli")
+    done = subprocess.run(
+        ["script", "-qec", command, "/dev/null"], cwd=light, capture_output=True, text=True, timeout=120
+    )
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", done.stdout)
+    assert done.returncode == 0, shown
+    assert re.search(r"wrong\[seed=1\]\s+━", shown) and "[8/8] made" in shown
