@@ -7,7 +7,7 @@
 #
 # Knobs (environment):
 #   CLUSTER=folder   configuration, state, logs, pids: all disposable; must be absolute
-#   NODES=4 CPUS=8 GPUS=4 MEMORY=64000   nodes, and what each pretends to have
+#   NODES=4 CPUS=8 GPUS=4 MEMORY=64000   nodes, and what each pretends to have (all at least 1)
 #   ACCOUNTING=1     with slurmdbd and a private MariaDB, so that sacct works
 #   PORT=number      first of NODES+2 free ports; found when unset
 #   OWNER=pid        come down by itself when that process is gone
