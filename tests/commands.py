@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,11 @@ def alignc(*words: str | Path, cwd: Path, code: int = 0, timeout: float = 300, *
     return text
 
 
+def _hear_interrupts() -> None:
+    """A shell's background jobs ignore Ctrl-C, and hand that on; what a test starts must not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(*words: str | Path, cwd: Path) -> subprocess.Popen[str]:
     """Start in a process group of its own, as a shell does."""
     return subprocess.Popen(
@@ -36,6 +42,7 @@ def start(*words: str | Path, cwd: Path) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=_hear_interrupts,
     )
 
 
