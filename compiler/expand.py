@@ -217,7 +217,7 @@ class _Expander:
         over = self._reduced_axes(stage, variant, candidates)
         if over is None:
             return []
-        aligned = {name: self._align(stage, variant, name, candidates, found) for name, found in others}
+        aligned = {name: self._align(variant, name, candidates, found) for name, found in others}
         if any(a is None for a in aligned.values()):
             return []
         groups: dict[tuple[tuple[AxisId, Label], ...], list[int]] = {}
@@ -261,7 +261,7 @@ class _Expander:
         return named
 
     def _align(
-        self, stage: Stage, variant: _Variant, name: str, candidates: list[Binding], found: list[Binding]
+        self, variant: _Variant, name: str, candidates: list[Binding], found: list[Binding]
     ) -> list[Binding] | None:
         """For each candidate its one partner with the same axes."""
         ours = {a for c in candidates for a in c.axes}
