@@ -1,0 +1,38 @@
+"""`alignc results`: print and write the tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from compiler.commands.common import compile_, on_spec, open_store, print_tables
+
+
+@click.command("results")
+@click.option(
+    "--out", type=click.Path(file_okay=False), help="Folder to write; results/EXPERIMENT by default."
+)
+@on_spec
+def command(spec: str, store_path: str, overrides: tuple[str, ...], out: str | None) -> None:
+    """Print the tables, and write them as Markdown, CSV, LaTeX, figures and one HTML page.
+
+    \b
+    alignc results specs/quickstart.yaml
+    alignc results specs/quickstart.yaml --out paper/tables
+    """
+    from compiler.describe import describe_tables
+    from compiler.errors import UsageError
+    from runtime.results.write import write_results
+
+    store = open_store(store_path)
+    program = compile_(spec, overrides, store)
+    if not program.tables:
+        raise UsageError(f"{spec} has no `tables`")
+    print_tables(program, store)
+    folder = Path(out) if out else Path("results") / program.spec.experiment
+    written = write_results(store, describe_tables(program), folder)
+    for path in written:
+        click.echo(f"wrote {path}")
+    for message in written.messages:
+        click.echo(message, err=True)
