@@ -22,7 +22,7 @@ def command(spec: str, store_path: str, overrides: tuple[str, ...], node: str, l
 
     store = open_store(store_path)
     program = compile_(spec, overrides, store)
-    keys = dict(zip((n.id for n in program.graph.nodes), program.keys, strict=True))
+    keys = dict(zip((n.id for n in program.graph.nodes), (i.asked for i in program.identities), strict=True))
     if node not in keys:
         raise UsageError(f"there is no node {node!r}; {near(node, keys)}")
     path = store.log(keys[node])
