@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from compiler.graph import Node
 from compiler.program import Program
 from runtime.stage import Resources
 
-Action = Literal["run", "reuse", "wait", "blocked"]
+# run: for the first time; rerun: made before under this name, of another recipe; reuse: sealed; wait:
+# queued or being made; blocked: needs what a process outside Slurm is making; skip: not selected
+Action = Literal["run", "rerun", "reuse", "wait", "blocked", "skip"]
+MADE = ("run", "rerun")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,71 +137,69 @@ def _unsubmittable(needs: Sequence[Step], state: State) -> tuple[Action, str] | 
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
-    """What the nodes of one group have in common. Groups are ordered by generation and rank."""
+@dataclass(slots=True, eq=False)
+class _Group:
+    """A group while it is filled. Groups are submitted in the order of generation, stage and segment."""
 
-    generation: int
-    rank: int
-    segment: int
     stage: str
     resources: Resources
     processes: int
-    part: int = 0
+    order: tuple[int, int, int]
+    tasks: list[list[int]] = field(default_factory=list[list[int]])
 
 
 def _groups(program: Program, steps: Sequence[Step], state: State, max_array: int) -> list[JobGroup]:
     """Nodes to run, by stage and resources; at most `max_array` tasks in one group."""
     groups, owner = _members(program, steps, max_array)
-    names = _names(program.spec.experiment, list(groups))
+    names = _names(program.spec.experiment, groups)
     made: list[JobGroup] = []
-    for kind, tasks in groups.items():
-        needed = [steps[n] for task in tasks for i in task for n in steps[i].needs]
+    for group in groups:
+        needed = [steps[n] for task in group.tasks for i in task for n in steps[i].needs]
         after = dict.fromkeys(
-            names[owner[s.key][0]] for s in needed if s.action == "run" and owner[s.key][0] != kind
+            names[owner[s.key][0]] for s in needed if s.action in MADE and owner[s.key][0] is not group
         )
         queued = dict.fromkeys(state.slurm_jobs[s.key] for s in needed if s.key in state.slurm_jobs)
+        tasks = tuple(map(tuple, group.tasks))
         made.append(
-            JobGroup(
-                names[kind],
-                tuple(map(tuple, tasks)),
-                kind.resources,
-                kind.processes,
-                tuple(after),
-                tuple(queued),
-            )
+            JobGroup(names[group], tasks, group.resources, group.processes, tuple(after), tuple(queued))
         )
     return made
 
 
 def _members(
     program: Program, steps: Sequence[Step], max_array: int
-) -> tuple[dict[_Kind, list[list[int]]], dict[str, tuple[_Kind, list[int]]]]:
-    """The tasks of each group, in order of submission, and the group and task of each key."""
+) -> tuple[list[_Group], dict[str, tuple[_Group, list[int]]]]:
+    """The groups in order of submission, and the group and task of each key."""
     rank = {stage: number for number, stage in enumerate(program.graph.by_stage)}
     generations = _generations(steps)
-    groups: dict[_Kind, list[list[int]]] = {}
-    owner: dict[str, tuple[_Kind, list[int]]] = {}
-    counts: dict[_Kind, int] = {}
+    groups: list[_Group] = []
+    open_groups: dict[tuple[object, ...], _Group] = {}
+    owner: dict[str, tuple[_Group, list[int]]] = {}
     for index, step in enumerate(steps):
-        if step.action != "run" or step.key in owner:
+        if step.action not in MADE or step.key in owner:
             continue
         node = step.node
-        kind = _Kind(
-            generations[index], rank[node.stage], node.segment, node.stage, node.resources, processes(node)
-        )
+        order = (generations[index], rank[node.stage], node.segment)
+        asked = (*order, *_asked(node))
         before = None if node.follows is None else owner.get(steps[node.follows].key)
-        if before is not None and replace(before[0], part=0) == kind:
+        if before is not None and asked == (*before[0].order, *_asked(steps[before[1][0]].node)):
             before[1].append(index)
             owner[step.key] = before
             continue
-        part = replace(kind, part=counts.get(kind, 0) // max_array)
-        counts[kind] = counts.get(kind, 0) + 1
+        group = open_groups.get(asked)
+        if group is None or len(group.tasks) == max_array:
+            group = open_groups[asked] = _Group(node.stage, node.resources, processes(node), order)
+            groups.append(group)
         task = [index]
-        groups.setdefault(part, []).append(task)
-        owner[step.key] = (part, task)
-    order = sorted(groups, key=lambda k: (k.generation, k.rank, k.segment, groups[k][0][0]))
-    return {kind: groups[kind] for kind in order}, owner
+        group.tasks.append(task)
+        owner[step.key] = (group, task)
+    return sorted(groups, key=lambda g: g.order), owner
+
+
+def _asked(node: Node) -> tuple[object, ...]:
+    """What a node asks of the scheduler, cheaply compared."""
+    r = node.resources
+    return r.cpus, r.gpus, r.memory_gb, r.minutes, r.partition, processes(node)
 
 
 def _generations(steps: Sequence[Step]) -> list[int]:
@@ -215,11 +216,11 @@ def _generations(steps: Sequence[Step]) -> list[int]:
     return found
 
 
-def _names(experiment: str, groups: Sequence[_Kind]) -> dict[_Kind, str]:
+def _names(experiment: str, groups: Sequence[_Group]) -> dict[_Group, str]:
     """Job names: experiment and stage, numbered where a stage needs several jobs."""
     total = Counter(group.stage for group in groups)
     seen: Counter[str] = Counter()
-    names: dict[_Kind, str] = {}
+    names: dict[_Group, str] = {}
     for group in groups:
         seen[group.stage] += 1
         number = f".{seen[group.stage]}" if total[group.stage] > 1 else ""

@@ -135,7 +135,9 @@ def test_choice_stands_for_the_chosen_candidate(world: World) -> None:
     ]
     second = describe("select", {}, {"candidates": [inner, other], "by": by})
     found = read_json(run(world.store, second) / "choice.json")
-    assert found["chosen"] == read_json(world.store.artifact("select", first["key"]) / "choice.json")["chosen"]
+    assert (
+        found["chosen"] == read_json(world.store.artifact("select", first["key"]) / "choice.json")["chosen"]
+    )
     assert found["chosen"]["kind"] == "sft"
     from runtime.job import open_job
 

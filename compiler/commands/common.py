@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,7 +60,11 @@ def compile_(spec: str, overrides: tuple[str, ...], store: Store) -> Program:
     from compiler.program import compile_spec
     from compiler.survey import choices
 
+    # Hardly anything that is made here goes again soon: looking for garbage takes a third of the time.
+    gc.disable()
     program = compile_spec(spec, overrides, store.root / ".fingerprints.json", choices(store))
+    gc.freeze()
+    gc.enable()
     for warning in program.warnings:
         click.echo(render(warning, program.texts), err=True)
     return program

@@ -89,7 +89,10 @@ def test_every_checkpoint_is_a_node_and_what_reads_it_varies_with_it(tmp_path: P
     program = compile_text(tmp_path, STUDY)
     ids = node_ids(program)
     assert [i for i in ids if i.startswith("tune")] == [
-        f"tune[seed={s},learning_rate={lr},epoch={e}]" for s in (0, 1) for lr in (0.001, 0.0005) for e in (2, 4, 6)
+        f"tune[seed={s},learning_rate={lr},epoch={e}]"
+        for s in (0, 1)
+        for lr in (0.001, 0.0005)
+        for e in (2, 4, 6)
     ]
     assert sum(i.startswith("score[") for i in ids) == 2 * 2 * 3
     assert "score[seed=1,learning_rate=0.0005,epoch=4]" in ids
