@@ -100,7 +100,8 @@ def _steps(program: Program, state: State, selected: frozenset[int] | None, *, o
         needs = tuple(node.needs)
         action, why = _decide(key, [steps[i] for i in needs], state)
         if selected is not None:
-            action, why = _select(len(steps) in selected, action, why, [steps[i] for i in needs], on_slurm)
+            chosen = node.stage if len(steps) in selected else None
+            action, why = _select(chosen, action, why, [steps[i] for i in needs], on_slurm)
         if action == "run" and on_slurm:
             action, why = _unsubmittable([steps[i] for i in needs], state) or (action, why)
         if action == "run" and key in first:
@@ -125,19 +126,19 @@ def _decide(key: str, needs: Sequence[Step], state: State) -> tuple[Action, str]
 
 
 def _select(
-    chosen: bool, action: Action, why: str, needs: Sequence[Step], on_slurm: bool
+    chosen: str | None, action: Action, why: str, needs: Sequence[Step], on_slurm: bool
 ) -> tuple[Action, str]:
-    """Skip what is not selected; block what needs it."""
-    if not chosen:
+    """Skip what is not selected; block what needs it. `chosen` is the stage of a selected node."""
+    if chosen is None:
         there = action == "reuse" or (action == "wait" and on_slurm)
         return (action, why) if there else ("skip", "not selected")
     lacking = [s for s in needs if s.action in ("skip", "blocked")] if action == "run" else []
     if not lacking:
         return action, why
-    id_, stage = lacking[0].node.id, lacking[0].node.stage
+    id_ = lacking[0].node.id
     if lacking[0].action == "blocked":
         return "blocked", f"needs {id_}, which is blocked"
-    return "blocked", f"needs {id_}, which is not selected; `--select +{stage}` takes it in"
+    return "blocked", f"needs {id_}, which is not selected; `--select +{chosen}` takes it in"
 
 
 def _unsubmittable(needs: Sequence[Step], state: State) -> tuple[Action, str] | None:

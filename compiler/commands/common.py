@@ -145,8 +145,8 @@ def tell_blocked(plan: Plan, done: str) -> int:
     return len(blocked)
 
 
-def with_tables(program: Program, selected: frozenset[int] | None) -> Program:
-    """The program with those tables only whose nodes are all selected; says what the others lack."""
+def with_tables(program: Program, selected: frozenset[int] | None, *, tell: bool = False) -> Program:
+    """The program with those tables only whose nodes are all selected; `tell` what the others lack."""
     if selected is None:
         return program
     from compiler.selectors import World
@@ -158,9 +158,9 @@ def with_tables(program: Program, selected: frozenset[int] | None) -> Program:
         for name, behind in World(program).tables.items()
     }
     for name, indices in lacking.items():
-        if indices:
+        if indices and tell:
             more = f" and {len(indices) - 1} more" if len(indices) > 1 else ""
-            text = f"table {name} left out: {nodes[indices[0]].id}{more} behind it not selected"
+            text = f"table {name} is left out: it shows {nodes[indices[0]].id}{more}, not selected"
             click.echo(text, err=True)
     return replace(program, tables=tuple(t for t in program.tables if not lacking[t.name]))
 

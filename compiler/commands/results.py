@@ -42,7 +42,7 @@ def command(
     program = compile_(spec, overrides, store)
     if not program.tables:
         raise UsageError(f"{spec} has no `tables`")
-    program = with_tables(program, select_nodes(program, store, selectors))
+    program = with_tables(program, select_nodes(program, store, selectors), tell=True)
     if not program.tables:
         raise UsageError("no table has all its nodes selected; `--select table:NAME` takes a whole table")
     print_tables(program, store)

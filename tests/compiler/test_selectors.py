@@ -284,14 +284,14 @@ def planned(select: str, *sealed: str, **options: object) -> dict[str, tuple[str
 
 def test_nodes_whose_needs_are_neither_sealed_nor_selected_are_blocked() -> None:
     assert planned("answers labels[seed=0]+1", "others") == {
-        "answers": ("blocked", "needs prompts, which is not selected; `--select +prompts` takes it in"),
+        "answers": ("blocked", "needs prompts, which is not selected; `--select +answers` takes it in"),
         "labels[seed=0]": (
             "blocked",
-            "needs samples[seed=0], which is not selected; `--select +samples` takes it in",
+            "needs samples[seed=0], which is not selected; `--select +labels` takes it in",
         ),
         "rlaif[seed=0]": (
             "blocked",
-            "needs best[seed=0], which is not selected; `--select +best` takes it in",
+            "needs best[seed=0], which is not selected; `--select +rlaif` takes it in",
         ),
     }
 
