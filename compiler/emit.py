@@ -36,7 +36,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                 "needs": [steps[i].node.id for i in s.needs],
                 "resources": {**s.node.resources.model_dump(mode="json"), "processes": processes(s.node)},
             }
-            for s in steps
+            for s in plan.shown()
         ],
         "jobs": [
             {
@@ -60,16 +60,16 @@ def to_json(plan: Plan) -> str:
 
 
 def by_stage(plan: Plan) -> dict[str, list[Step]]:
-    """Steps of each stage, in graph order."""
+    """Steps of each stage that the plan is about, in graph order."""
     stages: dict[str, list[Step]] = {}
-    for step in plan.steps:
+    for step in plan.shown():
         stages.setdefault(step.node.stage, []).append(step)
     return stages
 
 
-def _needed_stages(plan: Plan, steps: Sequence[Step]) -> dict[str, None]:
+def _needed_stages(plan: Plan, steps: Sequence[Step], shown: Mapping[str, Any]) -> dict[str, None]:
     needed = dict.fromkeys(plan.steps[i].node.stage for s in steps for i in s.needs)
-    return {stage: None for stage in needed if stage != steps[0].node.stage}
+    return {stage: None for stage in needed if stage in shown and stage != steps[0].node.stage}
 
 
 def _matrix(steps: list[Step]) -> str:
@@ -95,7 +95,8 @@ def _reasons(steps: list[Step]) -> str:
 
 def to_text(plan: Plan, *, every_node: bool = False) -> str:
     """The plan for a reader: a line for each stage and action (or each node), then the jobs and the sum."""
-    lines = [f"{plan.program.spec.experiment}: {plan.estimate.nodes} nodes", ""]
+    selected = "" if plan.selected is None else f" of {len(plan.steps)} selected"
+    lines = [f"{plan.program.spec.experiment}: {plan.estimate.nodes} nodes{selected}", ""]
     rows: list[tuple[str, str, str, str]] = []
     for stage, steps in by_stage(plan).items():
         for action, sign in SIGNS.items():
@@ -147,7 +148,7 @@ def to_dot(plan: Plan) -> str:
         style = ', style="filled", fillcolor="#d9ead3"' if all(s.action == "reuse" for s in steps) else ""
         lines.append(f"  {_quoted(stage)} [label={_quoted(label)}{style}];".replace("\n", "\\n"))
     for stage, steps in stages.items():
-        lines += [f"  {_quoted(need)} -> {_quoted(stage)};" for need in _needed_stages(plan, steps)]
+        lines += [f"  {_quoted(need)} -> {_quoted(stage)};" for need in _needed_stages(plan, steps, stages)]
     return "\n".join([*lines, "}"])
 
 
@@ -162,7 +163,7 @@ def to_mermaid(plan: Plan) -> str:
         )
         lines.append(f'  {names[stage]}["{text}"]')
     for stage, steps in stages.items():
-        lines += [f"  {names[need]} --> {names[stage]}" for need in _needed_stages(plan, steps)]
+        lines += [f"  {names[need]} --> {names[stage]}" for need in _needed_stages(plan, steps, stages)]
     return "\n".join(lines)
 
 

@@ -86,6 +86,12 @@ class Plan:
     steps: tuple[Step, ...]
     jobs: tuple[JobGroup, ...]
     estimate: Estimate
+    selected: frozenset[int] | None = None  # indices of the nodes that it is about; None: all
+
+    def shown(self) -> list[Step]:
+        """The steps that the plan is about."""
+        chosen = range(len(self.steps)) if self.selected is None else sorted(self.selected)
+        return [self.steps[i] for i in chosen]
 
     def to_run(self) -> list[int]:
         """Indices of the nodes to run, each key once."""
@@ -98,12 +104,15 @@ def processes(node: Node) -> int:
     return int(getattr(parallel, "processes", 1))
 
 
-def _steps(program: Program, state: State, *, on_slurm: bool) -> list[Step]:
+def _steps(program: Program, state: State, selected: frozenset[int] | None, *, on_slurm: bool) -> list[Step]:
     steps: list[Step] = []
     first: dict[str, str] = {}
     for node, key in zip(program.graph.nodes, program.keys, strict=True):
         needs = tuple(node.needs)
         action, why = _decide(key, [steps[i] for i in needs], state)
+        if selected is not None:
+            chosen = node.stage if len(steps) in selected else None
+            action, why = _select(chosen, action, why, [steps[i] for i in needs], on_slurm)
         if action == "run" and on_slurm:
             action, why = _unsubmittable([steps[i] for i in needs], state) or (action, why)
         if action == "run" and key in first:
@@ -125,6 +134,22 @@ def _decide(key: str, needs: Sequence[Step], state: State) -> tuple[Action, str]
         more = f" and {len(fresh) - 1} more" if len(fresh) > 1 else ""
         return "run", f"needs {fresh[0]}{more}, not made yet"
     return "run", "not made yet"
+
+
+def _select(
+    chosen: str | None, action: Action, why: str, needs: Sequence[Step], on_slurm: bool
+) -> tuple[Action, str]:
+    """Skip what is not selected; block what needs it. `chosen` is the stage of a selected node."""
+    if chosen is None:
+        there = action == "reuse" or (action == "wait" and on_slurm)
+        return (action, why) if there else ("skip", "not selected")
+    lacking = [s for s in needs if s.action in ("skip", "blocked")] if action == "run" else []
+    if not lacking:
+        return action, why
+    id_ = lacking[0].node.id
+    if lacking[0].action == "blocked":
+        return "blocked", f"needs {id_}, which is blocked"
+    return "blocked", f"needs {id_}, which is not selected; `--select +{chosen}` takes it in"
 
 
 def _unsubmittable(needs: Sequence[Step], state: State) -> tuple[Action, str] | None:
@@ -228,7 +253,7 @@ def _names(experiment: str, groups: Sequence[_Group]) -> dict[_Group, str]:
     return names
 
 
-def _estimate(steps: Sequence[Step], jobs: Sequence[JobGroup]) -> Estimate:
+def _estimate(steps: Sequence[Step], shown: Sequence[Step], jobs: Sequence[JobGroup]) -> Estimate:
     cpu_hours = sum(len(j.tasks) * j.resources.cpus * j.processes * j.resources.minutes for j in jobs) / 60
     gpu_hours = sum(len(j.tasks) * j.resources.gpus * j.resources.minutes for j in jobs) / 60
     begins = {task[0] for job in jobs for task in job.tasks}  # a task has one time limit for all its nodes
@@ -236,9 +261,9 @@ def _estimate(steps: Sequence[Step], jobs: Sequence[JobGroup]) -> Estimate:
     for index, step in enumerate(steps):
         own = step.node.resources.minutes if index in begins else 0
         finish.append(own + max((finish[i] for i in step.needs), default=0))
-    count = {action: sum(s.action == action for s in steps) for action in ("run", "reuse", "wait", "blocked")}
+    count = {action: sum(s.action == action for s in shown) for action in ("run", "reuse", "wait", "blocked")}
     return Estimate(
-        nodes=len(steps),
+        nodes=len(shown),
         run=count["run"],
         reuse=count["reuse"],
         wait=count["wait"],
@@ -250,12 +275,22 @@ def _estimate(steps: Sequence[Step], jobs: Sequence[JobGroup]) -> Estimate:
 
 
 def make_plan(
-    program: Program, state: State, *, on_slurm: bool = False, max_array: int | None = None
+    program: Program,
+    state: State,
+    *,
+    on_slurm: bool = False,
+    max_array: int | None = None,
+    selected: frozenset[int] | None = None,
 ) -> Plan:
     """Decide for every node, and group those to run into jobs.
 
-    `on_slurm`: nodes that read what a process outside Slurm is making are blocked.
+    `on_slurm`: nodes that read what a process outside Slurm is making are blocked. `selected`: the
+    nodes that it is about; nothing else is run, and equal work is selected together.
     """
-    steps = _steps(program, state, on_slurm=on_slurm)
+    if selected is not None:
+        chosen = {program.keys[i] for i in selected}
+        selected = frozenset(i for i, key in enumerate(program.keys) if key in chosen)
+    steps = _steps(program, state, selected, on_slurm=on_slurm)
     groups = _groups(program, steps, state, max_array or max(1, len(steps)))
-    return Plan(program, tuple(steps), tuple(groups), _estimate(steps, groups))
+    shown = steps if selected is None else [steps[i] for i in sorted(selected)]
+    return Plan(program, tuple(steps), tuple(groups), _estimate(steps, shown, groups), selected)

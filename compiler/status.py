@@ -69,12 +69,12 @@ def to_json(states: Sequence[NodeState]) -> str:
 def to_text(program: Program, states: Sequence[NodeState], *, every_node: bool) -> str:
     """A line for each stage with its counts, then what needs attention."""
     if every_node:
-        width = max(len(s.id) for s in states)
+        width = max((len(s.id) for s in states), default=0)
         return "\n".join(f"{s.phase:<8} {s.id:<{width}}  {s.detail}".rstrip() for s in states)
     stages: dict[str, list[NodeState]] = {}
     for state in states:
         stages.setdefault(state.stage, []).append(state)
-    width = max(len(name) for name in stages)
+    width = max((len(name) for name in stages), default=0)
     lines = [f"{name:<{width}}  {_counts(some)}" for name, some in stages.items()]
     attention = [s for s in states if s.phase in ("failed", "running")]
     details = [f"{s.phase}: {s.id}: {s.detail}" for s in attention]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +51,55 @@ def on_spec(function: Callable[..., Any]) -> Callable[..., Any]:
     return set_option(store_option(argument(function)))
 
 
+@dataclass(frozen=True, slots=True)
+class Selectors:
+    """What `--select` and `--exclude` say."""
+
+    select: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+def select_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--select` and `--exclude`, for every command that is about nodes; it gets `selectors`."""
+
+    @wraps(function)
+    def gathered(*args: Any, select: tuple[str, ...], exclude: tuple[str, ...], **named: Any) -> Any:
+        return function(*args, selectors=Selectors(select, exclude), **named)
+
+    options = {
+        "--exclude": "Leave these nodes out.",
+        "--select": "Only these nodes: `tune`, `tune[seed=0]`, `+table:main`, `state:failed` ... "
+        "May be given several times; see docs/selecting.md.",
+    }
+    command: Callable[..., Any] = gathered
+    for name, text in options.items():
+        names = (name, "-s") if name == "--select" else (name,)
+        command = click.option(*names, multiple=True, metavar="NODES", help=text)(command)
+    return command
+
+
+def select_nodes(program: Program, store: Store, selectors: Selectors) -> frozenset[int] | None:
+    """The nodes that the options choose; None where they are not given."""
+    if not (selectors.select or selectors.exclude):
+        return None
+    from compiler.selectors import World, choose
+
+    chosen = choose(World(program, lambda: _words(program, store)), selectors.select, selectors.exclude)
+    if not chosen:
+        click.echo("no node is selected", err=True)
+    return chosen
+
+
+def _words(program: Program, store: Store) -> Sequence[frozenset[str]]:
+    """For each node what `state:` can ask for: its phase and what a plan would do with it."""
+    from compiler.slurm import queue
+    from compiler.status import node_states
+
+    phases = node_states(program, store, queue(store))
+    steps = plan_of(program, store).steps
+    return [frozenset({p.phase, s.action}) for p, s in zip(phases, steps, strict=True)]
+
+
 def open_store(path: str) -> Store:
     from runtime.store import Store
 
@@ -78,10 +129,46 @@ def state_of(program: Program, store: Store) -> State:
     return survey(store, program.identities, {key: task.slurm_id for key, task in queue(store).items()})
 
 
-def plan_of(program: Program, store: Store, *, on_slurm: bool = False, max_array: int | None = None) -> Plan:
+def plan_of(
+    program: Program,
+    store: Store,
+    *,
+    on_slurm: bool = False,
+    max_array: int | None = None,
+    selected: frozenset[int] | None = None,
+) -> Plan:
     from compiler.plan import make_plan
 
-    return make_plan(program, state_of(program, store), on_slurm=on_slurm, max_array=max_array)
+    state = state_of(program, store)
+    return make_plan(program, state, on_slurm=on_slurm, max_array=max_array, selected=selected)
+
+
+def tell_blocked(plan: Plan, done: str) -> int:
+    """Say which nodes are blocked and why; returns how many."""
+    blocked = [s for s in plan.shown() if s.action == "blocked"]
+    for step in blocked:
+        click.echo(f"not {done}: {step.node.id}: {step.why}", err=True)
+    return len(blocked)
+
+
+def with_tables(program: Program, selected: frozenset[int] | None, *, tell: bool = False) -> Program:
+    """The program with those tables only whose nodes are all selected; `tell` what the others lack."""
+    if selected is None:
+        return program
+    from compiler.selectors import World
+
+    nodes, keys = program.graph.nodes, program.keys
+    chosen = {keys[i] for i in selected}  # equal work under another name will do
+    lacking = {
+        name: [i for i in sorted(behind) if keys[i] not in chosen]
+        for name, behind in World(program).tables.items()
+    }
+    for name, indices in lacking.items():
+        if indices and tell:
+            more = f" and {len(indices) - 1} more" if len(indices) > 1 else ""
+            text = f"table {name} is left out: it shows {nodes[indices[0]].id}{more}, not selected"
+            click.echo(text, err=True)
+    return replace(program, tables=tuple(t for t in program.tables if not lacking[t.name]))
 
 
 def profile_of(program: Program, name: str | None) -> Profile:

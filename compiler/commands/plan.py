@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import click
 
-from compiler.commands.common import compile_, on_spec, open_store, plan_of, profile_of
+from compiler.commands.common import (
+    Selectors,
+    compile_,
+    on_spec,
+    open_store,
+    plan_of,
+    profile_of,
+    select_nodes,
+    select_options,
+)
 
 FORMATS = ("text", "json", "dot", "mermaid", "sbatch")
 
@@ -16,14 +25,22 @@ FORMATS = ("text", "json", "dot", "mermaid", "sbatch")
 @click.option("--cluster", metavar="PROFILE", help="Cluster profile for sbatch texts.")
 @click.option("--nodes", "every_node", is_flag=True, help="A line for every node, not for every stage.")
 @on_spec
+@select_options
 def command(
-    spec: str, store_path: str, overrides: tuple[str, ...], form: str, cluster: str | None, every_node: bool
+    spec: str,
+    store_path: str,
+    overrides: tuple[str, ...],
+    selectors: Selectors,
+    form: str,
+    cluster: str | None,
+    every_node: bool,
 ) -> None:
     """Show what would run and why, before anything runs; touches nothing.
 
     \b
     alignc plan specs/quickstart.yaml
     alignc plan specs/quickstart.yaml --nodes
+    alignc plan specs/quickstart.yaml --select '+weak_best[seed=0]'
     alignc plan specs/quickstart.yaml --format json | jq '.nodes[].id'
     alignc plan specs/quickstart.yaml --format sbatch --cluster mysite
     """
@@ -33,7 +50,8 @@ def command(
     program = compile_(spec, overrides, store)
     profile = profile_of(program, cluster)
     on_slurm = form == "sbatch" or cluster is not None
-    made = plan_of(program, store, on_slurm=on_slurm, max_array=profile.max_array_size)
+    selected = select_nodes(program, store, selectors)
+    made = plan_of(program, store, on_slurm=on_slurm, max_array=profile.max_array_size, selected=selected)
     if form == "sbatch":
         click.echo(emit.to_sbatch(made, profile, store))
     elif form == "text":

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from compiler.commands.common import compile_, on_spec, open_store, plan_of, profile_of
+from compiler.commands.common import (
+    Selectors,
+    compile_,
+    on_spec,
+    open_store,
+    plan_of,
+    profile_of,
+    select_nodes,
+    select_options,
+    tell_blocked,
+)
 from compiler.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,11 +26,15 @@ if TYPE_CHECKING:
 @click.command("submit")
 @click.option("--cluster", metavar="PROFILE", help="Cluster profile: a name in specs/clusters, or a file.")
 @on_spec
-def command(spec: str, store_path: str, overrides: tuple[str, ...], cluster: str | None) -> None:
+@select_options
+def command(
+    spec: str, store_path: str, overrides: tuple[str, ...], selectors: Selectors, cluster: str | None
+) -> None:
     """Submit to Slurm what is neither done nor queued; may be repeated at any time.
 
     \b
     alignc submit specs/quickstart.yaml --cluster mysite --store /shared/me/store
+    alignc submit specs/quickstart.yaml --cluster mysite --select state:failed
     alignc status specs/quickstart.yaml --store /shared/me/store
     """
     from compiler import slurm
@@ -31,16 +45,15 @@ def command(spec: str, store_path: str, overrides: tuple[str, ...], cluster: str
     profile = profile_of(program, cluster)
     lock = slurm.submission_lock(store)
     try:
-        made = plan_of(program, store, on_slurm=True, max_array=profile.max_array_size)
+        selected = select_nodes(program, store, selectors)
+        made = plan_of(program, store, on_slurm=True, max_array=profile.max_array_size, selected=selected)
         _hold_budget(made)
         for done in slurm.submit(made, profile, store):
             tasks = f"an array of {done.tasks}" if done.tasks > 1 else "one job"
             click.echo(f"submitted {done.name} as Slurm job {done.slurm_id} ({tasks})")
     finally:
         lock.release()
-    for step in made.steps:
-        if step.action == "blocked":
-            click.echo(f"not submitted: {step.node.id}: {step.why}", err=True)
+    tell_blocked(made, "submitted")
     if not made.jobs:
         queued = f", {made.estimate.wait} queued or running" if made.estimate.wait else ""
         click.echo(f"nothing to submit: {made.estimate.reuse} nodes are done{queued}")

@@ -52,7 +52,7 @@ def test_plan_json_and_the_store_of_the_environment(study: Path) -> None:
 
 def test_unknown_names(study: Path) -> None:
     text = alignc("logs", "study.yaml", "tunee", cwd=study, code=2)
-    assert "there is no node 'tunee'" in text
+    assert "there is no stage `tunee`; did you mean `tune`?" in text
     assert "has not been started" in alignc("logs", "study.yaml", "base", cwd=study, code=2)
     assert "there is no cluster profile 'moon'" in alignc(
         "plan", "study.yaml", "--cluster", "moon", cwd=study, code=2
