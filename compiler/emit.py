@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from compiler.causes import Effect
 from compiler.cluster import Profile
 from compiler.graph import axis_name, is_local
 from compiler.plan import Plan, Step, processes
@@ -15,7 +16,7 @@ from compiler.slurm import preview
 from runtime.store import Store
 
 SCHEMA = "alignc.plan/1"
-SIGNS = {"run": "+", "reuse": "=", "wait": ">", "blocked": "x"}
+SIGNS = {"run": "+", "rerun": "~", "reuse": "=", "wait": ">", "blocked": "x"}
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -47,6 +48,15 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                 "after_slurm": list(j.after_slurm),
             }
             for j in plan.jobs
+        ],
+        "changes": [
+            {
+                "what": e.change.text,
+                "place": e.change.place and f"{e.change.place.file}:{e.change.place.line}",
+                "nodes": list(e.own),
+                "after": list(e.after),
+            }
+            for e in plan.effects
         ],
         "estimate": asdict(plan.estimate),
     }
@@ -86,7 +96,7 @@ def _reasons(steps: list[Step]) -> str:
     """The reason that most of these steps share, and how many have another."""
     counts: dict[str, int] = {}
     for step in steps:
-        why = re.sub(r"\[[^\]]*\]", "", step.why)  # the stage says enough where many nodes are one line
+        why = re.sub(r"\[[^\]]*=[^\]]*\]", "", step.why)  # the stage is enough where many nodes are one line
         counts[why] = counts.get(why, 0) + 1
     most = max(counts, key=lambda why: counts[why])
     others = len(counts) - 1
@@ -115,12 +125,23 @@ def to_text(plan: Plan, *, every_node: bool = False) -> str:
                 )
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
     lines += [f"  {r[0]} {r[1]:<{widths[1]}}  {r[2]:<{widths[2]}}  {r[3]}" for r in rows]
+    if plan.effects:
+        lines += ["", "changed since the last run:", *(f"  {_effect(plan, e)}" for e in plan.effects)]
     return "\n".join([*lines, "", *_sum(plan)])
+
+
+def _effect(plan: Plan, effect: Effect) -> str:
+    """A change with all that runs again for it."""
+    moved = {*effect.own, *effect.after}
+    steps = {s.key: s.node.resources for s in plan.shown() if s.node.id in moved}
+    hours = sum(r.gpus * r.minutes for r in steps.values()) / 60
+    return f"{effect}, {hours:.4g} GPU-h at most" if hours else str(effect)
 
 
 def _sum(plan: Plan) -> list[str]:
     e = plan.estimate
-    acts = [f"{e.run} to run (+)", f"{e.reuse} reused (=)", f"{e.wait} queued or running (>)"]
+    acts = [f"{e.run - e.rerun} to run (+)"] + ([f"{e.rerun} to run again (~)"] if e.rerun else [])
+    acts += [f"{e.reuse} reused (=)", f"{e.wait} queued or running (>)"]
     acts += [f"{e.blocked} blocked (x)"] if e.blocked else []
     lines = [", ".join(acts) + f"; {len(plan.jobs)} sbatch call{'s' * (len(plan.jobs) != 1)} on Slurm"]
     if e.run:

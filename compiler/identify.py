@@ -33,6 +33,12 @@ class Identity:
     recipe: Mapping[str, Any]
     asked: str
     trajectory: str = ""
+    asked_recipe: Mapping[str, Any] | None = None  # where choices have made it another
+
+    def symbolic(self) -> Identity:
+        """As if no choice had been made."""
+        recipe = self.recipe if self.asked_recipe is None else self.asked_recipe
+        return Identity(self.asked, recipe, self.asked, self.trajectory)
 
 
 def nothing_chosen(kind: str, key: str) -> None:
@@ -88,9 +94,11 @@ def identify(
         before = {name: [asked for _, asked in pairs] for name, pairs in sources.items()}
         written = canonical(inputs)
         key = asked = part.key(written)
+        asked_recipe = None
         if before != inputs:
-            asked = part.key(canonical(before))
-        found.append(Identity(key, {**part.recipe, "inputs": inputs}, asked, part.trajectory(written)))
+            asked, asked_recipe = part.key(canonical(before)), {**part.recipe, "inputs": before}
+        recipe = {**part.recipe, "inputs": inputs}
+        found.append(Identity(key, recipe, asked, part.trajectory(written), asked_recipe))
     return tuple(found)
 
 

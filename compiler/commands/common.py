@@ -137,10 +137,23 @@ def plan_of(
     max_array: int | None = None,
     selected: frozenset[int] | None = None,
 ) -> Plan:
+    from compiler.memory import Past, remembered
     from compiler.plan import make_plan
 
     state = state_of(program, store)
-    return make_plan(program, state, on_slurm=on_slurm, max_array=max_array, selected=selected)
+    past: Past = {}
+    if not state.sealed.issuperset(program.keys):  # else nothing runs, and nobody asks why
+        past = remembered(store, program.spec.experiment)
+    return make_plan(program, state, on_slurm=on_slurm, max_array=max_array, selected=selected, past=past)
+
+
+def remember_plan(plan: Plan, store: Store) -> None:
+    """Keep what the plan's nodes are, so that the next plan can tell what has changed."""
+    from compiler.memory import remember
+
+    identities = plan.program.identities
+    nodes = [(s.node, i) for s, i in zip(plan.steps, identities, strict=True) if s.action != "skip"]
+    remember(store, plan.program.spec.experiment, nodes)
 
 
 def tell_blocked(plan: Plan, done: str) -> int:

@@ -13,6 +13,7 @@ from compiler.commands.common import (
     open_store,
     plan_of,
     print_tables,
+    remember_plan,
     select_nodes,
     select_options,
     tell_blocked,
@@ -43,6 +44,7 @@ def command(
     program = compile_(spec, overrides, store)
     selected = select_nodes(program, store, selectors)
     made = plan_of(program, store, selected=selected)
+    remember_plan(made, store)
     capacity = machine() if cpus is None else replace(machine(), cpus=cpus)
     local = LocalRun(made, store, capacity)
     finished = watch_run(local, store)

@@ -13,6 +13,7 @@ from compiler.commands.common import (
     open_store,
     plan_of,
     profile_of,
+    remember_plan,
     select_nodes,
     select_options,
     tell_blocked,
@@ -48,6 +49,7 @@ def command(
         selected = select_nodes(program, store, selectors)
         made = plan_of(program, store, on_slurm=True, max_array=profile.max_array_size, selected=selected)
         _hold_budget(made)
+        remember_plan(made, store)
         for done in slurm.submit(made, profile, store):
             tasks = f"an array of {done.tasks}" if done.tasks > 1 else "one job"
             click.echo(f"submitted {done.name} as Slurm job {done.slurm_id} ({tasks})")
