@@ -23,7 +23,9 @@ def remember(store: Store, experiment: str, nodes: Iterable[tuple[Node, Identity
     symbolic = ((node.id, identity.symbolic()) for node, identity in nodes)
     now = {id_: {"key": identity.key, "recipe": identity.recipe} for id_, identity in symbolic}
     told = {**remembered(store, experiment), **now}
-    write_atomic(store.experiment(experiment) / NAME, canonical({"schema": SCHEMA, "nodes": told}), durable=False)
+    write_atomic(
+        store.experiment(experiment) / NAME, canonical({"schema": SCHEMA, "nodes": told}), durable=False
+    )
 
 
 def remembered(store: Store, experiment: str) -> Past:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import resource
@@ -48,6 +49,19 @@ def code_version(folder: Path) -> dict[str, Any]:
     commit = _git(folder, "rev-parse", "HEAD")
     dirty = None if commit is None else bool(_git(folder, "status", "--porcelain", "--", str(folder)))
     return {"commit": commit, "dirty": dirty}
+
+
+@cache
+def code_digest() -> str:
+    """The hash of alignc's own files: code and templates, wherever they are installed."""
+    runtime = Path(__file__).resolve().parent
+    packaged = (runtime, runtime.parent / "compiler", runtime.parent / "templates")
+    files = sorted(f for folder in packaged for f in folder.rglob("*") if f.suffix in (".py", ".j2", ".yaml"))
+    told = hashlib.sha256()
+    for file in files:
+        told.update(f"{file.relative_to(runtime.parent)}\0".encode())
+        told.update(hashlib.sha256(file.read_bytes()).digest())
+    return told.hexdigest()
 
 
 @cache
