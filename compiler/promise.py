@@ -39,7 +39,7 @@ class Arguments:
 def promise_json(plan: Plan, arguments: Arguments, profile: Profile) -> dict[str, Any]:
     """The plan with all that is needed to see later whether it still holds."""
     told = {name: getattr(arguments, name) for name in Arguments.__slots__}
-    recipes = {i.asked: i.symbolic().recipe for i in plan.program.identities}
+    identities = plan.program.identities
     return {
         **plan_json(plan),
         "promise": {
@@ -47,10 +47,8 @@ def promise_json(plan: Plan, arguments: Arguments, profile: Profile) -> dict[str
             "arguments": told,
             "code": code_digest(),
             "profile": profile.model_dump(mode="json"),
-            "asked": {
-                n.id: i.asked for n, i in zip(plan.program.graph.nodes, plan.program.identities, strict=True)
-            },
-            "recipes": recipes,
+            "asked": {s.node.id: i.asked for s, i in zip(plan.steps, identities, strict=True)},
+            "recipes": {i.asked: i.symbolic().recipe for i in identities},
         },
     }
 
@@ -62,7 +60,8 @@ def read_promise(path: Path) -> tuple[dict[str, Any], Arguments]:
         if told["schema"] != SCHEMA:
             raise ValueError(told["schema"])
         given = told["promise"]["arguments"]
-        return told, Arguments(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+        lists: dict[str, Any] = {k: tuple(v) for k, v in given.items() if isinstance(v, list)}
+        return told, Arguments(**{**given, **lists})
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -95,18 +94,20 @@ def _spec_moved(told: Mapping[str, Any], plan: Plan) -> list[str]:
 def _store_moved(promised: Mapping[str, Any], plan: Plan) -> list[str]:
     """Nodes of the same recipe with which something else would be done now."""
     asked = promised["promise"]["asked"]
-    before = {node["id"]: node["action"] for node in promised["nodes"]}
+    before: dict[str, str] = {node["id"]: node["action"] for node in promised["nodes"]}
     moved: dict[tuple[str, str], list[str]] = {}
     for step, identity in zip(plan.steps, plan.program.identities, strict=True):
         id_ = step.node.id
-        if asked.get(id_) == identity.asked and before.get(id_, step.action) != step.action:
-            moved.setdefault((before[id_], step.action), []).append(id_)
-    return [f"store: {_some(ids)} {WORDS[old]}, and now {WORDS[new]}" for (old, new), ids in moved.items()]
+        if asked.get(id_) == identity.asked and id_ in before:
+            old, new = WORDS[before[id_]], WORDS[step.action]
+            if old != new:
+                moved.setdefault((old, new), []).append(id_)
+    return [f"store: {_some(ids)} {old}, and now {new}" for (old, new), ids in moved.items()]
 
 
 WORDS = {
     "run": "to run",
-    "rerun": "to run again",
+    "rerun": "to run",
     "reuse": "sealed",
     "wait": "queued or running",
     "blocked": "blocked",
