@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -67,9 +67,9 @@ def by_stage(plan: Plan) -> dict[str, list[Step]]:
     return stages
 
 
-def _needed_stages(plan: Plan, steps: Iterable[Step], shown: Mapping[str, Any]) -> dict[str, None]:
+def _needed_stages(plan: Plan, steps: Sequence[Step], shown: Mapping[str, Any]) -> dict[str, None]:
     needed = dict.fromkeys(plan.steps[i].node.stage for s in steps for i in s.needs)
-    return {stage: None for stage in needed if stage in shown}
+    return {stage: None for stage in needed if stage in shown and stage != steps[0].node.stage}
 
 
 def _matrix(steps: list[Step]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from compiler.graph import Node
@@ -15,7 +16,7 @@ Action = Literal["run", "reuse", "wait", "blocked", "skip"]  # skip: not selecte
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is known of recipe keys before planning."""
+    """What is known of a program's keys before planning."""
 
     sealed: frozenset[str] = frozenset()
     # key -> why its last try failed
@@ -23,6 +24,8 @@ class State:
     # key -> who is at work on it or has it queued; `waiting_for` gives the Slurm job, where it is one
     busy: Mapping[str, str] = field(default_factory=dict[str, str])
     slurm_jobs: Mapping[str, str] = field(default_factory=dict[str, str])
+    # trajectory -> how far its kept state has gone, in units of its kind's prefix field
+    reached: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +41,26 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class JobGroup:
-    """Nodes submitted together: one sbatch call, an array where there are several.
+    """Nodes submitted together: one sbatch call, an array where there are several tasks.
 
-    `after` names groups of this plan, `after_slurm` jobs that are queued already.
+    A task carries out its nodes one after the other: the legs of one run. `after` names groups of this
+    plan, `after_slurm` jobs that are queued already.
     """
 
     name: str
-    steps: tuple[int, ...]
+    tasks: tuple[tuple[int, ...], ...]
     resources: Resources
     processes: int
     after: tuple[str, ...]
     after_slurm: tuple[str, ...]
 
     @property
+    def steps(self) -> list[int]:
+        return [step for task in self.tasks for step in task]
+
+    @property
     def array(self) -> bool:
-        return len(self.steps) > 1
+        return len(self.tasks) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,61 +159,106 @@ def _unsubmittable(needs: Sequence[Step], state: State) -> tuple[Action, str] | 
     return None
 
 
-def _group_key(step: Step) -> tuple[str, Resources, int]:
-    return step.node.stage, step.node.resources, processes(step.node)
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What the nodes of one group have in common. Groups are ordered by generation and rank."""
+
+    generation: int
+    rank: int
+    segment: int
+    stage: str
+    resources: Resources
+    processes: int
+    part: int = 0
 
 
 def _groups(program: Program, steps: Sequence[Step], state: State, max_array: int) -> list[JobGroup]:
-    """Nodes to run, by stage and resources, in graph order; at most `max_array` in one group."""
-    members: dict[tuple[str, Resources, int, int], list[int]] = {}
-    counts: dict[tuple[str, Resources, int], int] = {}
-    owner: dict[str, tuple[str, Resources, int, int]] = {}
+    """Nodes to run, by stage and resources; at most `max_array` tasks in one group."""
+    groups, owner = _members(program, steps, max_array)
+    names = _names(program.spec.experiment, list(groups))
+    made: list[JobGroup] = []
+    for kind, tasks in groups.items():
+        needed = [steps[n] for task in tasks for i in task for n in steps[i].needs]
+        after = dict.fromkeys(
+            names[owner[s.key][0]] for s in needed if s.action == "run" and owner[s.key][0] != kind
+        )
+        queued = dict.fromkeys(state.slurm_jobs[s.key] for s in needed if s.key in state.slurm_jobs)
+        made.append(
+            JobGroup(
+                names[kind],
+                tuple(map(tuple, tasks)),
+                kind.resources,
+                kind.processes,
+                tuple(after),
+                tuple(queued),
+            )
+        )
+    return made
+
+
+def _members(
+    program: Program, steps: Sequence[Step], max_array: int
+) -> tuple[dict[_Kind, list[list[int]]], dict[str, tuple[_Kind, list[int]]]]:
+    """The tasks of each group, in order of submission, and the group and task of each key."""
+    rank = {stage: number for number, stage in enumerate(program.graph.by_stage)}
+    generations = _generations(steps)
+    groups: dict[_Kind, list[list[int]]] = {}
+    owner: dict[str, tuple[_Kind, list[int]]] = {}
+    counts: dict[_Kind, int] = {}
     for index, step in enumerate(steps):
         if step.action != "run" or step.key in owner:
             continue
-        kind = _group_key(step)
-        group = (*kind, counts.get(kind, 0) // max_array)
-        counts[kind] = counts.get(kind, 0) + 1
-        members.setdefault(group, []).append(index)
-        owner[step.key] = group
-    names = _names(program.spec.experiment, list(members))
-    groups: list[JobGroup] = []
-    for group, indices in members.items():
-        needed = [steps[n] for i in indices for n in steps[i].needs]
-        after = dict.fromkeys(
-            names[owner[s.key]] for s in needed if s.action == "run" and owner[s.key] != group
+        node = step.node
+        kind = _Kind(
+            generations[index], rank[node.stage], node.segment, node.stage, node.resources, processes(node)
         )
-        queued = dict.fromkeys(state.slurm_jobs[s.key] for s in needed if s.key in state.slurm_jobs)
-        groups.append(JobGroup(names[group], tuple(indices), group[1], group[2], tuple(after), tuple(queued)))
-    return groups
+        before = None if node.follows is None else owner.get(steps[node.follows].key)
+        if before is not None and replace(before[0], part=0) == kind:
+            before[1].append(index)
+            owner[step.key] = before
+            continue
+        part = replace(kind, part=counts.get(kind, 0) // max_array)
+        counts[kind] = counts.get(kind, 0) + 1
+        task = [index]
+        groups.setdefault(part, []).append(task)
+        owner[step.key] = (part, task)
+    order = sorted(groups, key=lambda k: (k.generation, k.rank, k.segment, groups[k][0][0]))
+    return {kind: groups[kind] for kind in order}, owner
 
 
-def _names(
-    experiment: str, groups: Sequence[tuple[str, Resources, int, int]]
-) -> dict[tuple[str, Resources, int, int], str]:
+def _generations(steps: Sequence[Step]) -> list[int]:
+    """How many runs of other stages each node goes on from, at most, on any way to it.
+
+    Groups of one generation need each other only in the order of their stages.
+    """
+    found: list[int] = []
+    for step in steps:
+        follows = step.node.follows
+        crossing = follows is not None and steps[follows].node.stage != step.node.stage
+        here = max((found[n] for n in step.needs), default=0)
+        found.append(max(here, found[follows] + 1) if follows is not None and crossing else here)
+    return found
+
+
+def _names(experiment: str, groups: Sequence[_Kind]) -> dict[_Kind, str]:
     """Job names: experiment and stage, numbered where a stage needs several jobs."""
-    total: dict[str, int] = {}
+    total = Counter(group.stage for group in groups)
+    seen: Counter[str] = Counter()
+    names: dict[_Kind, str] = {}
     for group in groups:
-        total[group[0]] = total.get(group[0], 0) + 1
-    seen: dict[str, int] = {}
-    names: dict[tuple[str, Resources, int, int], str] = {}
-    for group in groups:
-        stage = group[0]
-        seen[stage] = seen.get(stage, 0) + 1
-        names[group] = f"{experiment}.{stage}" + (f".{seen[stage]}" if total[stage] > 1 else "")
+        seen[group.stage] += 1
+        number = f".{seen[group.stage]}" if total[group.stage] > 1 else ""
+        names[group] = f"{experiment}.{group.stage}{number}"
     return names
 
 
-def _estimate(steps: Sequence[Step], shown: Sequence[Step]) -> Estimate:
-    unique = {s.key: s for s in steps if s.action == "run"}.values()
-    hours = {"cpu": 0.0, "gpu": 0.0}
-    for step in unique:
-        asked = step.node.resources
-        hours["cpu"] += asked.cpus * processes(step.node) * asked.minutes / 60
-        hours["gpu"] += asked.gpus * asked.minutes / 60
+def _estimate(steps: Sequence[Step], jobs: Sequence[JobGroup], shown: Sequence[Step]) -> Estimate:
+    cpu_hours = sum(len(j.tasks) * j.resources.cpus * j.processes * j.resources.minutes for j in jobs) / 60
+    gpu_hours = sum(len(j.tasks) * j.resources.gpus * j.resources.minutes for j in jobs) / 60
+    begins = {task[0] for job in jobs for task in job.tasks}  # a task has one time limit for all its nodes
     finish: list[int] = []
-    for step in steps:
-        own = step.node.resources.minutes if step.action == "run" else 0
+    for index, step in enumerate(steps):
+        own = step.node.resources.minutes if index in begins else 0
         finish.append(own + max((finish[i] for i in step.needs), default=0))
     count = {action: sum(s.action == action for s in shown) for action in ("run", "reuse", "wait", "blocked")}
     return Estimate(
@@ -214,8 +267,8 @@ def _estimate(steps: Sequence[Step], shown: Sequence[Step]) -> Estimate:
         reuse=count["reuse"],
         wait=count["wait"],
         blocked=count["blocked"],
-        cpu_hours_at_most=round(hours["cpu"], 2),
-        gpu_hours_at_most=round(hours["gpu"], 2),
+        cpu_hours_at_most=round(cpu_hours, 2),
+        gpu_hours_at_most=round(gpu_hours, 2),
         critical_path_minutes_at_most=max(finish, default=0),
     )
 
@@ -239,4 +292,4 @@ def make_plan(
     steps = _steps(program, state, selected, on_slurm=on_slurm)
     groups = _groups(program, steps, state, max_array or max(1, len(steps)))
     shown = steps if selected is None else [steps[i] for i in sorted(selected)]
-    return Plan(program, tuple(steps), tuple(groups), _estimate(steps, shown), selected)
+    return Plan(program, tuple(steps), tuple(groups), _estimate(steps, groups, shown), selected)

@@ -39,7 +39,7 @@ class Script:
     text: str
     options: tuple[str, ...]
     job_file: Path
-    tasks: tuple[str, ...]  # description of each task
+    tasks: tuple[tuple[str, ...], ...]  # descriptions of each task, to be carried out in a row
 
     def call(self, path: str) -> list[str]:
         return ["sbatch", *self.options, path]
@@ -56,7 +56,9 @@ def make_script(
 ) -> Script:
     """The sbatch call of a job; `ids` gives the Slurm ids of the jobs it comes after."""
     program = plan.program
-    tasks = tuple(str(description_path(store, program, plan.steps[i].key)) for i in job.steps)
+    tasks = tuple(
+        tuple(str(description_path(store, program, plan.steps[i].key)) for i in task) for task in job.tasks
+    )
     folder = store.experiment(program.spec.experiment)
     job_file = folder / "jobs" / f"{job.name}-{digest_text(canonical(tasks))[:12]}.json"
     text = fill(
@@ -151,7 +153,8 @@ def queue(store: Store) -> dict[str, Queued]:
             index = int(row["ArrayTaskID"]) if array else 0
             if row["State"] not in ENDED and index < len(told["keys"]):
                 slurm_id = f"{row['ArrayJobID']}_{index}" if array else row["JobID"]
-                found[told["keys"][index]] = Queued(slurm_id, row["State"], row["Reason"])
+                task = Queued(slurm_id, row["State"], row["Reason"])
+                found |= dict.fromkeys(told["keys"][index], task)
     return found
 
 
@@ -210,17 +213,23 @@ class Submitted:
     tasks: int
 
 
+def _task_keys(plan: Plan, task: Iterable[int]) -> list[str]:
+    """Every key by which somebody may look for a task."""
+    identities = [plan.program.identities[i] for i in task]
+    return list(dict.fromkeys(key for i in identities for key in (i.key, i.asked)))
+
+
 def _submit_one(plan: Plan, job: JobGroup, profile: Profile, store: Store, ids: Mapping[str, str]) -> str:
     token = secrets.token_hex(8)
     script = make_script(plan, job, profile, store, ids, token)
-    write_json(script.job_file, {"descriptions": list(script.tasks)})
+    write_json(script.job_file, {"tasks": script.tasks})
     record = store.root / ".submissions" / f"{token}.json"
     told = {
         "token": token,
         "experiment": plan.program.spec.experiment,
         "job": job.name,
         "time": time.time(),
-        "keys": [plan.steps[i].key for i in job.steps],
+        "keys": [_task_keys(plan, task) for task in job.tasks],
         "slurm_id": None,
     }
     write_json(record, told)  # the intent, before anything is asked of Slurm
@@ -244,7 +253,7 @@ def submit(plan: Plan, profile: Profile, store: Store) -> Iterator[Submitted]:
     ids: dict[str, str] = {}
     for job in plan.jobs:
         ids[job.name] = _submit_one(plan, job, profile, store, ids)
-        yield Submitted(job.name, ids[job.name], len(job.steps))
+        yield Submitted(job.name, ids[job.name], len(job.tasks))
 
 
 def submission_lock(store: Store, wait_s: float = 60.0) -> Any:

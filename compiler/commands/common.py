@@ -108,8 +108,9 @@ def open_store(path: str) -> Store:
 def compile_(spec: str, overrides: tuple[str, ...], store: Store) -> Program:
     """The compiled spec; its warnings are printed."""
     from compiler.program import compile_spec
+    from compiler.survey import choices
 
-    program = compile_spec(spec, overrides, store.root / ".fingerprints.json")
+    program = compile_spec(spec, overrides, store.root / ".fingerprints.json", choices(store))
     for warning in program.warnings:
         click.echo(render(warning, program.texts), err=True)
     return program
@@ -120,7 +121,7 @@ def state_of(program: Program, store: Store) -> State:
     from compiler.slurm import queue
     from compiler.survey import survey
 
-    return survey(store, program.keys, {key: task.slurm_id for key, task in queue(store).items()})
+    return survey(store, program.identities, {key: task.slurm_id for key, task in queue(store).items()})
 
 
 def plan_of(

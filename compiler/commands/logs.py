@@ -36,7 +36,7 @@ def command(
     store = open_store(store_path)
     program = compile_(spec, overrides, store)
     indices = sorted(select_nodes(program, store, selectors) or ())
-    chosen = {program.keys[i]: program.graph.nodes[i].id for i in indices}
+    chosen = {program.identities[i].asked: program.graph.nodes[i].id for i in indices}
     started = {key: id_ for key, id_ in chosen.items() if store.log(key).exists()}
     if chosen and not started:
         more = f" (nor have {len(chosen) - 1} more)" if len(chosen) > 1 else ""

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime.results.description import Description, read_description
+from runtime.results.description import Description
 from runtime.results.documents import csv_text, latex, markdown
 from runtime.results.figure import Format, draw
-from runtime.results.load import survey_of, tables_of
+from runtime.results.load import described, survey_of, tables_of
 from runtime.results.report import page
 from runtime.results.table import Table
 from runtime.store import Store
@@ -79,7 +79,7 @@ def write_results(store: Store, description: Mapping[str, Any], out: Path) -> Wr
     The tables and figures depend on the description and the scores alone; times and hosts are in
     the report only.
     """
-    checked = read_description(description)
+    checked = described(store, description)
     jobs = survey_of(store, checked)
     tables = tables_of(store, checked, jobs)
     figures, messages = _figures(tables)

@@ -42,7 +42,7 @@ class Select(StageConfig):
 
 
 def outputs(config: Select, inputs: Mapping[str, Port]) -> dict[str, Port]:
-    return {"": replace(inputs["candidates"], path="choice.json", epochs=())}
+    return {"": replace(inputs["candidates"], path="choice.json")}
 
 
 def check(config: Select, inputs: Mapping[str, Port]) -> Iterable[Problem]:
