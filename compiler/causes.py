@@ -90,6 +90,12 @@ def _count(number: int, word: str) -> str:
     return f"{number} {word}{'s' * (number != 1)}"
 
 
+def recipes(program: Program) -> dict[str, dict[str, Any]]:
+    """What must be kept of a program to compare a later one with it: key, kind and recipe by node id."""
+    both = zip(program.graph.nodes, program.identities, strict=True)
+    return {n.id: {"key": i.key, "kind": n.kind.name, "recipe": i.recipe} for n, i in both}
+
+
 def causes(old: Mapping[str, Mapping[str, Any]], program: Program) -> dict[str, Cause]:
     """For each node of `program` that is in `old` with another key, why; in graph order.
 
@@ -145,6 +151,7 @@ class _Tracer:
     _index: dict[str, int] = field(default_factory=dict[str, int])  # new key -> its first node
     _found: dict[int, dict[Change, None]] = field(default_factory=dict[int, dict[Change, None]])
     _places: dict[tuple[str, ...], Span] = field(default_factory=dict[tuple[str, ...], Span])
+    _records: dict[str, Any] = field(default_factory=dict[str, Any])  # by a declaration's name
     _names: dict[str, int] = field(default_factory=dict[str, int])  # new id -> its index
 
     def __post_init__(self) -> None:
@@ -357,7 +364,7 @@ class _Tracer:
         """Changes of a declaration; or of the reference, where the old one is still declared elsewhere."""
         if before["declared"] != after["declared"]:
             for other in self.program.spec.declarations.values():
-                if other.section == now.section and identity(other.value) == before["declared"]:
+                if other.section == now.section and self._record(other) == before:
                     written = _written(node, name)
                     place = self._place(node, (written,), None)
                     yield Change("input", node.stage, written, other.name, now.name, place)
@@ -369,6 +376,16 @@ class _Tracer:
         if before["content"] != after["content"]:
             place = now.body.items.get("path", now.body).span
             yield Change("content", owner, "content", "", "", place)
+
+    def _record(self, declaration: Declaration) -> Any:
+        """What recipes say of a declaration; of one that nothing reads, what they would but for its files."""
+        if not self._records:
+            for node, known in zip(self.program.graph.nodes, self.program.identities, strict=True):
+                for name, bindings in node.inputs.items():
+                    if bindings[0].declaration is not None:
+                        self._records[bindings[0].declaration.name] = known.recipe["inputs"][name][0]
+        unread = {"declared": identity(declaration.value), "content": ""}
+        return self._records.setdefault(declaration.name, unread)
 
     def _labels_of(self, before: Any, after: Any, binding: Binding | None) -> tuple[str, str]:
         """What an input read and reads, as a spec would name it: by stage where the stages differ."""

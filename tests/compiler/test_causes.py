@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from compiler.causes import causes, effects, pairs
+from compiler.causes import causes, effects, pairs, recipes
 from compiler.program import Program, compile_spec
 from tests.compiler.specs import HEAD, STUDY, node_ids
 
@@ -20,10 +20,7 @@ def compiled(text: str, *overrides: str) -> Program:
 
 def remembered(program: Program) -> dict[str, Any]:
     """What a store remembers of a program: after a round trip through JSON."""
-    nodes = zip(program.graph.nodes, program.identities, strict=True)
-    return json.loads(
-        json.dumps({n.id: {"key": i.key, "recipe": i.recipe, "kind": n.kind.name} for n, i in nodes})
-    )
+    return json.loads(json.dumps(recipes(program)))
 
 
 @pytest.fixture(autouse=True)
