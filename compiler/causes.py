@@ -22,7 +22,7 @@ from compiler.source import Located
 from compiler.spec import Declaration
 from runtime.fields import identity
 
-What = Literal["config", "declaration", "content", "template", "code", "input", "candidates"]
+What = Literal["config", "declaration", "content", "template", "code", "input", "candidates", "choice"]
 TAGS = ("provider", "kind")  # where these differ, two records have nothing else in common
 
 
@@ -49,6 +49,8 @@ class Change:
     @property
     def text(self) -> str:
         """What changed and how, without the place: `epochs 6 -> 9`."""
+        if self.what == "choice":
+            return f"{self.owner} chose {self.old}, now {self.new}"
         if self.what == "content":
             return f"the files of {self.owner} have other content"
         if self.what == "template":
@@ -86,6 +88,12 @@ class Effect:
 
 def _count(number: int, word: str) -> str:
     return f"{number} {word}{'s' * (number != 1)}"
+
+
+def recipes(program: Program) -> dict[str, dict[str, Any]]:
+    """What must be kept of a program to compare a later one with it: key, kind and recipe by node id."""
+    both = zip(program.graph.nodes, program.identities, strict=True)
+    return {n.id: {"key": i.key, "kind": n.kind.name, "recipe": i.recipe} for n, i in both}
 
 
 def causes(old: Mapping[str, Mapping[str, Any]], program: Program) -> dict[str, Cause]:
@@ -143,6 +151,7 @@ class _Tracer:
     _index: dict[str, int] = field(default_factory=dict[str, int])  # new key -> its first node
     _found: dict[int, dict[Change, None]] = field(default_factory=dict[int, dict[Change, None]])
     _places: dict[tuple[str, ...], Span] = field(default_factory=dict[tuple[str, ...], Span])
+    _records: dict[str, Any] = field(default_factory=dict[str, Any])  # by a declaration's name
     _names: dict[str, int] = field(default_factory=dict[str, int])  # new id -> its index
 
     def __post_init__(self) -> None:
@@ -255,26 +264,50 @@ class _Tracer:
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             assert binding is not None and binding.declaration is not None
             return list(self._declared(node, name, before, after, binding.declaration)), []
-        if before and after and not isinstance(before, Mapping) and not isinstance(after, Mapping):
+        if isinstance(before, Sequence) and isinstance(after, Sequence) and before[0] != after[0]:
             source = self._follow(before[0], after[0], binding)
             if source is not None:
                 return [], [source]
+            choice = self._choice(before, after, binding)
+            if choice is not None:
+                return [choice], []
         written = _written(node, name)
         old_label, new_label = self._labels_of(before, after, binding)
         place = self._place(node, (written,), new_label)
         return [Change("input", node.stage, written, old_label, new_label, place)], []
 
+    def _choice(self, before: Sequence[str], after: Sequence[str], binding: Binding | None) -> Change | None:
+        """A choice that fell on something else, where an input reads the same choice as before."""
+        if binding is None or binding.node is None:
+            return None
+        chooser, asked = self.program.graph.nodes[binding.node], self.program.keys[binding.node]
+        if before[0] != asked and not self._could_choose(binding.node, before[0]):
+            return None
+        old, new = ("nothing yet" if r[0] == asked else self._label(r) for r in (before, after))
+        return Change("choice", chooser.stage, "", old, new, chooser.place)
+
     def _follow(self, old_key: str, new_key: str, binding: Binding | None) -> int | None:
         """The node that changed, where an input still reads the same node; None where it reads another."""
-        source = self._index.get(new_key, binding.node if binding else None)
-        if source is None or old_key == new_key:
+        source = self._source(new_key, binding)
+        if source is None:
             return None
         if source in self._found and self._stands_for(source, old_key):
             return source
         chooser = binding.node if binding else None  # a choice stands for what it chose
-        if chooser in self._found and (chooser != source or old_key not in self._ids):
-            return chooser
-        return None
+        return chooser if chooser in self._found and self._could_choose(chooser, old_key) else None
+
+    def _source(self, key: str, binding: Binding | None) -> int | None:
+        """The node that an input reads: the one bound, or what a choice fell on."""
+        bound = binding.node if binding else None
+        if bound is not None and self.program.keys[bound] == key:
+            return bound
+        return self._index.get(key, bound)
+
+    def _could_choose(self, index: int, old_key: str) -> bool:
+        """Whether a node was a choice that may have fallen on what has this key."""
+        was = self.was[index]
+        inputs = self.old[was]["recipe"]["inputs"].values() if was else ()
+        return any(r[0] == old_key for readings in inputs if len(readings) > 1 for r in readings)
 
     def _stands_for(self, index: int, old_key: str) -> bool:
         """Whether a node is an old one, or one of several old ones that fell into one."""
@@ -289,7 +322,7 @@ class _Tracer:
         before = {i: None for reading in past for i in self._ids.get(reading[0], (reading[0],))}
         after: dict[str | None, int] = {}
         for reading, binding in zip(present, node.inputs[name], strict=True):
-            source = self._index.get(reading[0], binding.node)
+            source = self._source(reading[0], binding)
             if source is not None:
                 after[self.was[source] or self.program.graph.nodes[source].id] = source
         followed = [source for was, source in after.items() if was in before and source in self._found]
@@ -314,8 +347,9 @@ class _Tracer:
             elif short in spec.stages[stage].sweep:
                 written = ((v.value, v.span) for v in spec.stages[stage].sweep[short].elements)
             else:
-                body = spec.stages[stage].body
-                return Change("candidates", stage, "epoch", *texts, body.items.get("epochs", body).span)
+                assert bindings[0].node is not None
+                place = self._place(self.program.graph.nodes[bindings[0].node], ("epochs",), texts[1])
+                return Change("candidates", stage, short, *texts, place)
             places = {value: place for value, place in written if value in new}
             arrived = [v for v in new if str(v) not in old]
             place = places[arrived[0] if arrived else next(iter(new))]
@@ -330,7 +364,7 @@ class _Tracer:
         """Changes of a declaration; or of the reference, where the old one is still declared elsewhere."""
         if before["declared"] != after["declared"]:
             for other in self.program.spec.declarations.values():
-                if other.section == now.section and identity(other.value) == before["declared"]:
+                if other.section == now.section and self._record(other) == before:
                     written = _written(node, name)
                     place = self._place(node, (written,), None)
                     yield Change("input", node.stage, written, other.name, now.name, place)
@@ -342,6 +376,16 @@ class _Tracer:
         if before["content"] != after["content"]:
             place = now.body.items.get("path", now.body).span
             yield Change("content", owner, "content", "", "", place)
+
+    def _record(self, declaration: Declaration) -> Any:
+        """What recipes say of a declaration; of one that nothing reads, what they would but for its files."""
+        if not self._records:
+            for node, known in zip(self.program.graph.nodes, self.program.identities, strict=True):
+                for name, bindings in node.inputs.items():
+                    if bindings[0].declaration is not None:
+                        self._records[bindings[0].declaration.name] = known.recipe["inputs"][name][0]
+        unread = {"declared": identity(declaration.value), "content": ""}
+        return self._records.setdefault(declaration.name, unread)
 
     def _labels_of(self, before: Any, after: Any, binding: Binding | None) -> tuple[str, str]:
         """What an input read and reads, as a spec would name it: by stage where the stages differ."""

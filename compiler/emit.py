@@ -10,7 +10,7 @@ from typing import Any
 
 from compiler.causes import Effect
 from compiler.cluster import Profile
-from compiler.graph import axis_name, is_local
+from compiler.graph import Node, axis_name, is_local
 from compiler.plan import Plan, Step, processes
 from compiler.slurm import preview
 from runtime.store import Store
@@ -82,11 +82,15 @@ def _needed_stages(plan: Plan, steps: Sequence[Step], shown: Mapping[str, Any]) 
     return {stage: None for stage in needed if stage in shown and stage != steps[0].node.stage}
 
 
-def _matrix(steps: list[Step]) -> str:
+def _matrix(steps: Sequence[Step]) -> str:
+    return matrix([step.node for step in steps])
+
+
+def matrix(nodes: Sequence[Node]) -> str:
     """`[seed=2, learning_rate=3]`: how many values each axis of a stage has."""
     counts: dict[str, set[Any]] = {}
-    for step in steps:
-        for axis, value in step.node.axes.items():
+    for node in nodes:
+        for axis, value in node.axes.items():
             counts.setdefault(axis, set()).add(value)
     inside = ", ".join(f"{axis_name(a)}={len(v)}" for a, v in counts.items() if len(v) > 1 or is_local(a))
     return f"[{inside}]" if inside else ""

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runtime import __version__
+from runtime import __version__, templates
 
 # Packages whose version can change a result.
 PACKAGES = (
@@ -55,12 +55,12 @@ def code_version(folder: Path) -> dict[str, Any]:
 def code_digest() -> str:
     """The hash of alignc's own files: code and templates, wherever they are installed."""
     runtime = Path(__file__).resolve().parent
-    packaged = (runtime, runtime.parent / "compiler", runtime.parent / "templates")
-    files = sorted(f for folder in packaged for f in folder.rglob("*") if f.suffix in (".py", ".j2", ".yaml"))
     told = hashlib.sha256()
-    for file in files:
-        told.update(f"{file.relative_to(runtime.parent)}\0".encode())
-        told.update(hashlib.sha256(file.read_bytes()).digest())
+    for folder in (runtime, runtime.parent / "compiler", templates.folder()):
+        for file in sorted(folder.rglob("*")):
+            if file.suffix in (".py", ".j2", ".yaml"):
+                told.update(f"{file.relative_to(folder)}\0".encode())
+                told.update(hashlib.sha256(file.read_bytes()).digest())
     return told.hexdigest()
 
 

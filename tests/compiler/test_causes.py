@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from compiler.causes import causes, effects, pairs
+from compiler.causes import causes, effects, pairs, recipes
 from compiler.program import Program, compile_spec
 from tests.compiler.specs import HEAD, STUDY, node_ids
 
@@ -20,10 +20,7 @@ def compiled(text: str, *overrides: str) -> Program:
 
 def remembered(program: Program) -> dict[str, Any]:
     """What a store remembers of a program: after a round trip through JSON."""
-    nodes = zip(program.graph.nodes, program.identities, strict=True)
-    return json.loads(
-        json.dumps({n.id: {"key": i.key, "recipe": i.recipe, "kind": n.kind.name} for n, i in nodes})
-    )
+    return json.loads(json.dumps(recipes(program)))
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +34,18 @@ def told(old: str, new: str, *overrides: str) -> list[str]:
 
 
 EDITS: list[tuple[str, str, str, list[str]]] = [  # name, text, its replacement, what is told
-    ("a field", "epochs: 6", "epochs: 9", ["epochs 6 -> 9, spec.yaml:24; 10 stages after it (40 nodes)"]),
+    (
+        "a field",
+        "epochs: 6\n",
+        "batch_size: 4\n    epochs: 6\n",
+        ["batch_size 8 -> 4, spec.yaml:24; 10 stages after it (40 nodes)"],
+    ),
+    (
+        "a longer run",
+        "epochs: 6",
+        "epochs: 8",
+        ["epoch [2, 4, 6] -> [2, 4, 6, 8], spec.yaml:24; 7 stages after it (14 nodes)"],
+    ),
     (
         "a last stage",
         "dpo, ",
@@ -76,7 +84,7 @@ EDITS: list[tuple[str, str, str, list[str]]] = [  # name, text, its replacement,
         "a declaration",
         "hidden_size: 64",
         "hidden_size: 128",
-        ["models.tiny.init.hidden_size 64 -> 128, spec.yaml:5; 11 stages after it (44 nodes)"],
+        ["models.tiny.init.hidden_size 64 -> 128, spec.yaml:5; 11 stages after it (52 nodes)"],
     ),
     (
         "another provider",
@@ -88,13 +96,28 @@ EDITS: list[tuple[str, str, str, list[str]]] = [  # name, text, its replacement,
         "another declaration",
         "prompts.sft, teacher: weak",
         "prompts.sft, teacher: critic",
-        ["teacher weak -> critic, spec.yaml:16; 11 stages after it (44 nodes)"],
+        ["teacher weak -> critic, spec.yaml:16; 11 stages after it (52 nodes)"],
     ),
     (
         "another input",
         "sample, model: best",
         "sample, model: base",
         ["model best -> base, spec.yaml:30; 4 stages after it (7 nodes)"],
+    ),
+    (
+        "another output",
+        "prompts: prompts.sft",
+        "prompts: prompts.aif",
+        ["prompts prompts.sft -> prompts.aif, spec.yaml:16; 11 stages after it (52 nodes)"],
+    ),
+    (
+        "a declaration in place of a stage",
+        "sample, model: best",
+        "sample, chat: plain, model: tiny",
+        [
+            "chat none -> plain, spec.yaml:30; 4 stages after it (7 nodes)",
+            "model best -> tiny, spec.yaml:30; 4 stages after it (7 nodes)",
+        ],
     ),
     (
         "another kind",
@@ -107,8 +130,8 @@ EDITS: list[tuple[str, str, str, list[str]]] = [  # name, text, its replacement,
         "sft: 10%, aif: 70%",
         "sft: 20%, aif: 60%",
         [
-            "split.sft 10% -> 20%, spec.yaml:14; 14 stages after it (47 nodes)",
-            "split.aif 70% -> 60%, spec.yaml:14; 14 stages after it (47 nodes)",
+            "split.sft 10% -> 20%, spec.yaml:14; 14 stages after it (55 nodes)",
+            "split.aif 70% -> 60%, spec.yaml:14; 14 stages after it (55 nodes)",
         ],
     ),
     ("a stage's name", "answers", "texts", []),
@@ -125,9 +148,9 @@ def test_edits(old: str, new: str, wanted: list[str]) -> None:
 
 def test_a_value_of_an_axis_is_found_there() -> None:
     text = STUDY.replace("seed: [0, 1]", "seed:\n    0: {rate: 6}\n    1: {rate: 6}")
-    old = text.replace("epochs: 6", "epochs: ${seed.rate}")
+    old = text.replace("epochs: 6", "batch_size: ${seed.rate}\n    epochs: 6")
     new = old.replace("1: {rate: 6}", "1: {rate: 8}")
-    assert told(old, new) == ["epochs 6 -> 8, spec.yaml:5; 10 stages after it (20 nodes)"]
+    assert told(old, new) == ["batch_size 6 -> 8, spec.yaml:5; 10 stages after it (20 nodes)"]
 
 
 def test_an_override_is_the_place() -> None:
@@ -140,8 +163,16 @@ def test_two_causes_are_both_told_where_they_meet() -> None:
     found = causes(before, compiled(STUDY.replace("epochs: 6", "epochs: 8").replace("size: 64", "size: 128")))
     fields = {id_: [c.field for c in cause.changes] for id_, cause in found.items()}
     assert fields["base"] == ["init.hidden_size"]
-    assert fields["best[seed=1]"] == ["epochs", "init.hidden_size"]
-    assert found["best[seed=1]"].own == () and "corpus" not in found
+    assert fields["best[seed=1]"] == ["epoch", "init.hidden_size"]
+    assert [c.field for c in found["best[seed=1]"].own] == ["epoch"] and "corpus" not in found
+
+
+def test_work_that_another_stage_does_too_is_told_apart() -> None:
+    """`extra` comes first and does what `answers` now does."""
+    extra = "stages:\n  extra: {kind: demonstrate, prompts: prompts.sft, teacher: critic}\n"
+    old = STUDY.replace("stages:\n", extra)
+    new = old.replace("prompts.sft, teacher: weak", "prompts.sft, teacher: critic")
+    assert told(old, new) == ["teacher weak -> critic, spec.yaml:17; 11 stages after it (52 nodes)"]
 
 
 def test_a_stage_that_changed_its_name_too_is_followed() -> None:
@@ -191,17 +222,33 @@ def test_code_and_templates(part: str, before: Any, line: str) -> None:
     assert [str(e) for e in found] == [line]
 
 
+def fallen_on(candidate: str, text: str = STUDY) -> Program:
+    """The study after the choices of seed 0 and 1 were made, both alike."""
+    plain = compiled(text)
+    keys = dict(zip(node_ids(plain), plain.keys, strict=True))
+    fell = {keys[f"best[seed={s}]"]: keys[f"tune[seed={s},{candidate}]"] for s in (0, 1)}
+    return compile_spec("spec.yaml", chosen=lambda kind, key: (fell[key], "") if key in fell else None)
+
+
 def test_a_choice_that_fell_on_another_candidate() -> None:
-    """A reader's recipe may hold the key of what was chosen, not that of the choice."""
-    program = compiled(STUDY)
-    names = dict(zip(node_ids(program), program.keys, strict=True))
-    old = remembered(program)
-    old["rlaif[seed=0]"]["recipe"]["inputs"]["model"] = [
-        [names["tune[seed=0,learning_rate=0.0005]"], "epoch-2", ""]
+    before = remembered(fallen_on("learning_rate=0.0005,epoch=2"))
+    found = causes(before, fallen_on("learning_rate=0.001,epoch=6"))
+    assert [str(c) for c in found["rlaif_test[seed=0]"].changes] == [
+        "best chose tune[seed=0,learning_rate=0.0005,epoch=2], "
+        "now tune[seed=0,learning_rate=0.001,epoch=6], spec.yaml:29"
     ]
-    old["rlaif[seed=0]"]["key"] = "another"
-    (change,) = causes(old, program)["rlaif[seed=0]"].changes
-    assert change.text == "model tune -> best"
+    (change,) = causes(remembered(compiled(STUDY)), fallen_on("learning_rate=0.001,epoch=6"))[
+        "samples[seed=1]"
+    ].own
+    assert change.text == "best chose nothing yet, now tune[seed=1,learning_rate=0.001,epoch=6]"
+
+
+def test_a_choice_that_is_to_be_made_again() -> None:
+    before = remembered(fallen_on("learning_rate=0.0005,epoch=2"))
+    new = compiled(STUDY.replace("5e-4]", "5e-4, 3e-3]"))
+    (effect,) = effects(causes(before, new))
+    assert effect.own == ("best[seed=0]", "best[seed=1]")
+    assert str(effect).startswith("learning_rate [0.001, 0.0005] -> [0.001, 0.0005, 0.003], spec.yaml:27; 7")
 
 
 def test_equal_programs_have_no_causes_and_pairs_are_ids() -> None:

@@ -34,7 +34,7 @@ NOWHERE = Origin("", 0, 0)
 def world() -> World:
     """The study with `base` sealed, and one tuning that failed."""
     with TemporaryDirectory() as folder:
-        program = compile_text(Path(folder), STUDY)
+        program = compile_text(Path(folder), STUDY.replace("checkpoint_every: 2", "note: one checkpoint"))
     words = {"base": "done", "tune[seed=1,learning_rate=0.001]": "failed"}
     return World(program, lambda: [frozenset({words.get(n.id, "waiting")}) for n in program.graph.nodes])
 
@@ -94,7 +94,7 @@ def test_around_takes_in_what_the_readers_need() -> None:
 def test_options_unite_and_exclude() -> None:
     assert chosen("base", "corpus") == ["corpus", "base"]
     assert chosen("tune", exclude=("seed=0",)) == [T2, T3]
-    assert len(chosen(exclude=("tune", "base"))) == 45
+    assert set(chosen()) - set(chosen(exclude=("tune", "base"))) == {T0, T1, T2, T3, "base"}
 
 
 REFUSED = """\
