@@ -67,11 +67,11 @@ def by_stage(plan: Plan) -> dict[str, list[Step]]:
     return stages
 
 
-def _needed_stages(plan: Plan, steps: Iterable[Step]) -> dict[str, None]:
+def needed_stages(plan: Plan, steps: Iterable[Step]) -> dict[str, None]:
     return dict.fromkeys(plan.steps[i].node.stage for s in steps for i in s.needs)
 
 
-def _matrix(steps: list[Step]) -> str:
+def matrix(steps: list[Step]) -> str:
     """`[seed=2, learning_rate=3]`: how many values each axis of a stage has."""
     counts: dict[str, set[Any]] = {}
     for step in steps:
@@ -81,7 +81,7 @@ def _matrix(steps: list[Step]) -> str:
     return f"[{inside}]" if inside else ""
 
 
-def _reasons(steps: list[Step]) -> str:
+def reasons(steps: list[Step]) -> str:
     """The reason that most of these steps share, and how many have another."""
     counts: dict[str, int] = {}
     for step in steps:
@@ -106,17 +106,17 @@ def to_text(plan: Plan, *, every_node: bool = False) -> str:
                 rows.append(
                     (
                         sign,
-                        f"{stage} {_matrix(some)}".rstrip(),
+                        f"{stage} {matrix(some)}".rstrip(),
                         f"{some[0].node.kind.name}, {count}",
-                        _reasons(some),
+                        reasons(some),
                     )
                 )
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
     lines += [f"  {r[0]} {r[1]:<{widths[1]}}  {r[2]:<{widths[2]}}  {r[3]}" for r in rows]
-    return "\n".join([*lines, "", *_sum(plan)])
+    return "\n".join([*lines, "", *totals(plan)])
 
 
-def _sum(plan: Plan) -> list[str]:
+def totals(plan: Plan) -> list[str]:
     e = plan.estimate
     acts = [f"{e.run} to run (+)", f"{e.reuse} reused (=)", f"{e.wait} queued or running (>)"]
     acts += [f"{e.blocked} blocked (x)"] if e.blocked else []
@@ -142,11 +142,11 @@ def to_dot(plan: Plan) -> str:
     lines = ["digraph alignc {", "  rankdir=LR; node [shape=box, fontname=sans-serif];"]
     stages = by_stage(plan)
     for stage, steps in stages.items():
-        label = f"{f'{stage} {_matrix(steps)}'.rstrip()}\n{steps[0].node.kind.name}, {len(steps)}"
+        label = f"{f'{stage} {matrix(steps)}'.rstrip()}\n{steps[0].node.kind.name}, {len(steps)}"
         style = ', style="filled", fillcolor="#d9ead3"' if all(s.action == "reuse" for s in steps) else ""
         lines.append(f"  {_quoted(stage)} [label={_quoted(label)}{style}];".replace("\n", "\\n"))
     for stage, steps in stages.items():
-        lines += [f"  {_quoted(need)} -> {_quoted(stage)};" for need in _needed_stages(plan, steps)]
+        lines += [f"  {_quoted(need)} -> {_quoted(stage)};" for need in needed_stages(plan, steps)]
     return "\n".join([*lines, "}"])
 
 
@@ -156,12 +156,12 @@ def to_mermaid(plan: Plan) -> str:
     names = {stage: f"s{i}" for i, stage in enumerate(stages)}
     lines = ["flowchart LR"]
     for stage, steps in stages.items():
-        text = f"{f'{stage} {_matrix(steps)}'.rstrip()}<br/>{steps[0].node.kind.name}, {len(steps)}".replace(
+        text = f"{f'{stage} {matrix(steps)}'.rstrip()}<br/>{steps[0].node.kind.name}, {len(steps)}".replace(
             '"', "#quot;"
         )
         lines.append(f'  {names[stage]}["{text}"]')
     for stage, steps in stages.items():
-        lines += [f"  {names[need]} --> {names[stage]}" for need in _needed_stages(plan, steps)]
+        lines += [f"  {names[need]} --> {names[stage]}" for need in needed_stages(plan, steps)]
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ import click
 
 from compiler.commands.common import compile_, on_spec, open_store, plan_of, profile_of
 
-FORMATS = ("text", "json", "dot", "mermaid", "sbatch")
+FORMATS = ("text", "json", "dot", "mermaid", "sbatch", "html")
 
 
 @click.command("plan")
@@ -26,6 +26,7 @@ def command(
     alignc plan specs/quickstart.yaml --nodes
     alignc plan specs/quickstart.yaml --format json | jq '.nodes[].id'
     alignc plan specs/quickstart.yaml --format sbatch --cluster mysite
+    alignc plan specs/quickstart.yaml --format html > plan.html
     """
     from compiler import emit
 
@@ -36,6 +37,10 @@ def command(
     made = plan_of(program, store, on_slurm=on_slurm, max_array=profile.max_array_size)
     if form == "sbatch":
         click.echo(emit.to_sbatch(made, profile, store))
+    elif form == "html":
+        from compiler.page import to_html
+
+        click.echo(to_html(made, profile, store))
     elif form == "text":
         click.echo(emit.to_text(made, every_node=every_node))
     else:
