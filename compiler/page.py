@@ -10,7 +10,7 @@ import base64
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,15 +58,25 @@ DETAIL = (
 )
 
 
-def to_html(plan: Plan, profile: Profile, store: Store) -> str:
+@dataclass(frozen=True, slots=True)
+class CostWords:
+    """Costs in words, where they were estimated: of the plan, of stages by name, of nodes by their index."""
+
+    plan: Sequence[str] = ()
+    stages: Mapping[str, str] = field(default_factory=dict[str, str])
+    nodes: Mapping[int, str] = field(default_factory=dict[int, str])
+
+
+def to_html(plan: Plan, profile: Profile, store: Store, costs: CostWords | None = None) -> str:
     """The page, in as much detail as its size allows. Fragments open it at a place: `#stage=NAME`,
     `#node=ID`, `#find=PART_OF_AN_ID`, `#action=ACTION`.
     """
+    costs = costs or CostWords()
     scripts = list(preview(plan, profile, store))
     for limits in DETAIL:
         if len(plan.steps) * limits.digits > MAX_BYTES and limits.nodes > len(plan.steps):
             continue  # the keys alone would be too much
-        text = _fill(plan, scripts, limits)
+        text = _fill(plan, scripts, costs, limits)
         if len(text.encode()) <= MAX_BYTES:
             break
     return text
@@ -92,7 +102,6 @@ class StageLine:
     name: str
     matrix: str
     kind: str
-    nodes: int
     counts: tuple[Count, ...]
     bar: tuple[tuple[str, float, float], ...]
     why: str
@@ -182,10 +191,6 @@ def _asks(step: Step) -> str:
     )
 
 
-# What an opened node tells beside its key, action and neighbours.
-FACTS: Mapping[str, Callable[[Step], str]] = {"asks for": _asks}
-
-
 def _why(step: Step, ids: Mapping[str, int], string: _Strings) -> Any:
     """A reason as the number of a text with holes, and the nodes that belong there."""
     named: list[int] = []
@@ -197,7 +202,7 @@ def _why(step: Step, ids: Mapping[str, int], string: _Strings) -> Any:
         named.append(index)
         return HOLE
 
-    text = string(_NODE_ID.sub(hole, step.why[:MAX_REASON]))
+    text = string(_NODE_ID.sub(hole, step.why[:MAX_REASON].replace(HOLE, "")))
     return [text, *named] if named else text
 
 
@@ -231,10 +236,15 @@ def _overrides(stage: str, texts: Mapping[str, str]) -> list[str]:
 
 
 def _stage(
-    steps: Sequence[tuple[int, Step]], texts: Mapping[str, str], ids: Mapping[str, int], string: _Strings
+    steps: Sequence[tuple[int, Step]],
+    texts: Mapping[str, str],
+    costs: Mapping[int, str],
+    ids: Mapping[str, int],
+    string: _Strings,
 ) -> dict[str, Any]:
     listed = [step for _, step in steps]
     node = listed[0].node
+    facts = {"asks for": map(_asks, listed), "cost": (costs.get(index, "") for index, _ in steps)}
     return {
         "name": node.stage,
         "kind": node.kind.name,
@@ -246,12 +256,14 @@ def _stage(
         "axes": _axes(listed),
         "actions": "".join(SIGNS[s.action] for s in listed),
         "why": _column([_why(s, ids, string) for s in listed]),
-        "facts": [[label, _column([string(tell(s)) for s in listed])] for label, tell in FACTS.items()],
+        "facts": [[label, _column([string(text) for text in column])] for label, column in facts.items()],
         "needs": [_runs(s.needs) for s in listed],
     }
 
 
-def _data(plan: Plan, scripts: Sequence[tuple[Script, str]], limits: Limits) -> dict[str, Any]:
+def _data(
+    plan: Plan, scripts: Sequence[tuple[Script, str]], costs: Mapping[int, str], limits: Limits
+) -> dict[str, Any]:
     """Everything that the page's script shows."""
     string = _Strings()
     ids = {s.node.id: i for i, s in enumerate(plan.steps)}
@@ -263,8 +275,10 @@ def _data(plan: Plan, scripts: Sequence[tuple[Script, str]], limits: Limits) -> 
         listed = steps[: limits.nodes]
         stages.append(
             {
-                **_stage(listed, plan.program.texts, ids, string),
+                **_stage(listed, plan.program.texts, costs, ids, string),
                 "left_out": len(steps) - len(listed),
+                "matrix": matrix([s for _, s in steps]),
+                "counts": Counter(SIGNS[s.action] for _, s in steps),
                 "keys": "".join(s.key[: limits.digits] for _, s in listed),
             }
         )
@@ -275,6 +289,7 @@ def _data(plan: Plan, scripts: Sequence[tuple[Script, str]], limits: Limits) -> 
         "jobs": [
             {
                 "name": script.job.name,
+                "stage": plan.steps[script.job.steps[0]].node.stage,
                 "call": call,
                 "lines": [string(line) for line in script.text.splitlines()],
                 "steps": _runs(script.job.steps),
@@ -308,7 +323,6 @@ def _lines(plan: Plan) -> tuple[list[StageLine], Drawing]:
                 name=name,
                 matrix=axes,
                 kind=kind,
-                nodes=len(steps),
                 counts=counts,
                 bar=_bar(counts, box),
                 why=reasons(steps),
@@ -320,11 +334,11 @@ def _lines(plan: Plan) -> tuple[list[StageLine], Drawing]:
     return lines, drawing
 
 
-def _fill(plan: Plan, scripts: Sequence[tuple[Script, str]], limits: Limits) -> str:
+def _fill(plan: Plan, scripts: Sequence[tuple[Script, str]], costs: CostWords, limits: Limits) -> str:
     from jinja2.utils import htmlsafe_json_dumps
     from markupsafe import Markup
 
-    data = _data(plan, scripts, limits)
+    data = _data(plan, scripts, costs.nodes, limits)
     lines, drawing = _lines(plan)
     jinja = environment().overlay(autoescape=True)
     script = jinja.get_template("plan/script.js").render()
@@ -336,7 +350,8 @@ def _fill(plan: Plan, scripts: Sequence[tuple[Script, str]], limits: Limits) -> 
         listed=listed,
         jobs=len(scripts),
         jobs_shown=len(data["jobs"]),
-        estimate=totals(plan)[1:],
+        estimate=[*totals(plan)[1:], *costs.plan],
+        costs=costs.stages,
         counts=_counts(plan.steps),
         stages=lines,
         drawing=drawing,

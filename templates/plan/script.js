@@ -110,9 +110,9 @@
   const card = (node) => {
     const stage = node.stage;
     const rows = [
-      ["action", h("span", { class: "chip a-" + node.action }, node.sign + " " + data.actions[node.sign][1]), " ", ...why(node)],
+      ["action", h("span", { class: "chip a-" + node.action }, node.sign + " " + words(node.action)), " ", ...why(node)],
       ["key", h("code", {}, node.key)],
-      ...stage.facts.map(([label, texts]) => [label, data.strings[at(texts, node.i)]]),
+      ...stage.facts.map(([label, texts]) => [label, data.strings[at(texts, node.i)] || []].flat()),
       ["needs", ...neighbours(needs(node))],
       ["needed by", ...neighbours(users().get(node.step) ?? [])],
     ];
@@ -121,7 +121,8 @@
       if (told.length) made.lastChild.append(h("dt", {}, name), h("dd", {}, told));
     made.append(specLines(stage));
     const found = tasks().get(node.key);
-    if (found) made.append(script(found.job, found.tasks > 1 ? ", task " + found.task + " of 0-" + (found.tasks - 1) : ""));
+    const place = found?.tasks > 1 ? ", task " + found.task + " of 0-" + (found.tasks - 1) : "";
+    if (found) made.append(script(found.job, place));
     return made;
   };
 
@@ -147,7 +148,8 @@
       if (!row.has(node)) return;
       grow(row.get(node) + 1);
       const line = body.children[row.get(node)];
-      [...line.querySelectorAll(".chip")].find((a) => a.hash === to({ ...query, node: node.id }))?.setAttribute("aria-current", "true");
+      const own = to({ ...query, node: node.id });
+      [...line.querySelectorAll(".chip")].find((chip) => chip.hash === own)?.setAttribute("aria-current", "true");
       const opened = h("tr", { class: "opened" }, h("td", { colspan: String(head.length) }, card(node)));
       line.after(opened);
       return opened;
@@ -159,14 +161,15 @@
 
   // Two axes as a grid: the one with fewer values across.
   const grid = (stage, query) => {
-    const [[across, columns], [down, lines]] = varying(stage).sort(([n], [m]) => n - m);
-    const cells = new Map(stage.nodes.map((node) => [at(stage.axes[lines][2], node.i) * across + at(stage.axes[columns][2], node.i), node]));
-    const rows = stage.axes[lines][1].map((label, r) => {
+    const [[across, columns], [, down]] = varying(stage).sort(([n], [m]) => n - m);
+    const place = (node) => at(stage.axes[down][2], node.i) * across + at(stage.axes[columns][2], node.i);
+    const cells = new Map(stage.nodes.map((node) => [place(node), node]));
+    const rows = stage.axes[down][1].map((label, r) => {
       const members = Array.from({ length: across }, (_, c) => cells.get(r * across + c));
       const cell = (node) => h("td", {}, node ? chip(node, node.sign, to({ ...query, node: node.id })) : "");
       return { members: members.filter(Boolean), cells: () => [h("th", {}, label), members.map(cell)] };
     });
-    const title = stage.axes[lines][0] + " \\ " + stage.axes[columns][0];
+    const title = stage.axes[down][0] + " \\ " + stage.axes[columns][0];
     return listing("grid", [title, ...stage.axes[columns][1]], rows, query);
   };
 
@@ -195,26 +198,38 @@
 
   // ---------------------------------------------------------------- what the address asks for
 
+  const lines = [...document.querySelectorAll(".graph path")].map((path) => path.dataset);
+
   const stageHead = (stage) => {
-    const reads = (other) => new Set(other.nodes.flatMap((node) => needs(node).map((step) => nodes.get(step)?.stage)));
-    const names = (word, some) =>
-      some.length ? h("p", { class: "note" }, word, spaced(some.map(({ name }) => h("a", { href: to({ stage: name }) }, name)))) : "";
-    const axes = varying(stage).map(([count, a]) => stage.axes[a][0] + "=" + count).join(", ");
-    const actions = Object.entries(data.actions).flatMap(([sign, [action, words]]) => {
-      const count = stage.actions.split(sign).length - 1;
-      const href = to({ stage: stage.name, action });
-      return count ? [h("a", { class: "chip a-" + action, href }, sign + " " + count.toLocaleString("en") + " " + words), " "] : [];
+    const name = stage.name;
+    const others = (word, names) => {
+      const links = names.map((other) => h("a", { href: to({ stage: other }) }, other));
+      return links.length ? h("p", { class: "note" }, word, spaced(links)) : "";
+    };
+    const actions = Object.entries(data.actions).filter(([sign]) => stage.counts[sign]);
+    const chips = actions.map(([sign, [action, words]]) => {
+      const text = sign + " " + stage.counts[sign].toLocaleString("en") + " " + words;
+      return h("a", { class: "chip a-" + action, href: to({ stage: name, action }) }, text);
     });
-    const cut = stage.left_out ? ", of which " + stage.nodes.length + " are listed" : "";
-    const jobs = data.jobs.filter((job) => nodes.get(job.steps[0])?.stage === stage);
+    const cut = stage.left_out ? ", of which the first " + stage.nodes.length.toLocaleString("en") + " are listed" : "";
+    const own = data.jobs.filter((job) => job.stage === name);
+    const jobs = own.map((job) => script(job, ", " + plural(unfold(job.steps).length, "task")));
     return [
-      h("h2", {}, stage.name + " ", h("span", { class: "axes" }, axes && "[" + axes + "]")),
-      h("p", {}, actions, stage.kind + ", " + plural(stage.nodes.length + stage.left_out, "node") + cut),
-      names("reads ", [...reads(stage)].filter((other) => other && other !== stage)),
-      names("read by ", data.stages.filter((other) => other !== stage && reads(other).has(stage))),
+      h("h2", {}, name + " ", h("span", { class: "axes" }, stage.matrix)),
+      h("p", {}, spaced(chips), stage.kind + ", " + plural(stage.nodes.length + stage.left_out, "node") + cut),
+      others("reads ", lines.filter((line) => line.to === name).map((line) => line.from)),
+      others("read by ", lines.filter((line) => line.from === name).map((line) => line.to)),
       specLines(stage),
-      ...jobs.slice(0, 20).map((job) => script(job, ", " + plural(unfold(job.steps).length, "task"))),
+      ...(jobs.length > 3 ? [fold(plural(jobs.length, "job"), ...jobs)] : jobs),
     ];
+  };
+
+  const foundHead = (count, stage, find, action) => {
+    const told = [plural(count, "node")];
+    if (find) told.push(' with "' + find + '" in the name');
+    if (action) told.push(", " + words(action));
+    if (stage) told.push(". ", h("a", { href: to({ stage: stage.name }) }, "Show all of the stage"));
+    return h("p", {}, told);
   };
 
   const mark = (stage, members) => {
@@ -243,7 +258,7 @@
       const members = (stage?.nodes ?? [...nodes.values()]).filter(match);
       const close = h("a", { class: "close", href: "#graph" }, "close");
       const told = stage ? stageHead(stage) : [h("h2", {}, "Found")];
-      if (filtered) told.push(h("p", {}, plural(members.length, "node"), find && ' with "' + find + '" in the name', action && ", " + words(action), stage ? [". ", h("a", { href: to({ stage: stage.name }) }, "Show all of the stage")] : ""));
+      if (filtered) told.push(foundHead(members.length, stage, find, action));
       const nothing = !stage && !filtered;
       if (nothing && asked.get("node")) told.push(h("p", {}, "This page lists no node " + asked.get("node")));
       current = list(nothing ? [] : members, stage, { stage: stage?.name, find, action });
@@ -251,7 +266,7 @@
       panel.hidden = nothing && !asked.get("node");
       mark(stage, filtered && !stage ? members : null);
       for (const one of document.querySelectorAll(".tools .chip"))
-        one.toggleAttribute("aria-current", one.dataset.action === action);
+        one.setAttribute("aria-current", String(one.dataset.action === action));
       if (!typing) search.value = find;
       shown = view;
     }
@@ -276,7 +291,7 @@
     const chosen = event.target.closest(".chip");
     if (!chosen) return;
     event.preventDefault();
-    const action = chosen.hasAttribute("aria-current") ? "" : chosen.dataset.action;
+    const action = chosen.getAttribute("aria-current") === "true" ? "" : chosen.dataset.action;
     location.hash = to({ find: search.value, action });
   };
   addEventListener("hashchange", () => show(false));

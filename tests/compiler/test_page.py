@@ -16,7 +16,7 @@ from compiler import page
 from compiler.cluster import Profile
 from compiler.emit import SIGNS
 from compiler.errors import Span
-from compiler.page import MAX_BYTES, to_html
+from compiler.page import MAX_BYTES, CostWords, to_html
 from compiler.plan import Plan, State, make_plan
 from compiler.program import Program
 from runtime.store import Store
@@ -27,8 +27,8 @@ from tests.test_results_report import CHROMIUM, QUIET, Page
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)> \"q\" 'r' & {{ 7 * 7 }}"
 
 
-def html(plan: Plan) -> str:
-    return to_html(plan, Profile(), Store(Path("/store")))
+def html(plan: Plan, costs: CostWords | None = None) -> str:
+    return to_html(plan, Profile(), Store(Path("/store")), costs)
 
 
 def data(text: str) -> Any:
@@ -280,6 +280,16 @@ def test_a_stage_opens_to_its_nodes(study: Plan, tmp_path: Path) -> None:
     assert "reads base answers read by score~samples best" in seen.text
     assert "sweep: {learning_rate: [1e-3, 5e-4]}" in seen.text and "#SBATCH --array=0-2" in seen.text
     assert seen.text.endswith("learning_rate \\ seed 0 1 0.001 > + 0.0005 + + Show more (0 rows left)")
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_costs_are_told_where_they_are_known(study: Plan, tmp_path: Path) -> None:
+    index = next(i for i, s in enumerate(study.steps) if s.node.id == "labels[seed=1]")
+    text = html(study, CostWords(["about $3 of $5"], {"labels": "$2 to $4"}, {index: "$1 to $2"}))
+    assert "about $3 of $5" in Page(text).text and "$2 to $4" in Page(text).text
+    assert "cost $1 to $2" in opened(text, "node=labels[seed=1]", tmp_path).text
+    assert "cost" not in opened(text, "node=labels[seed=0]", tmp_path).text
 
 
 @pytest.mark.browser
