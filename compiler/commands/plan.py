@@ -17,7 +17,7 @@ from compiler.commands.common import (
     select_options,
 )
 
-FORMATS = ("text", "json", "dot", "mermaid", "sbatch")
+FORMATS = ("text", "json", "dot", "mermaid", "sbatch", "html")
 
 
 @click.command("plan")
@@ -50,6 +50,7 @@ def command(
     alignc plan specs/quickstart.yaml --format json | jq '.nodes[].id'
     alignc plan specs/quickstart.yaml --format sbatch --cluster mysite
     alignc plan specs/quickstart.yaml --cluster mysite --out plan.json; alignc submit plan.json
+    alignc plan specs/quickstart.yaml --format html > plan.html
     """
     from compiler import emit
 
@@ -63,6 +64,10 @@ def command(
         keep_plan(out, made, asked_for(spec, store_path, overrides, selectors, cluster)[0], profile)
     if form == "sbatch":
         click.echo(emit.to_sbatch(made, profile, store))
+    elif form == "html":
+        from compiler.page import to_html
+
+        click.echo(to_html(made, profile, store))
     elif form == "text":
         click.echo(emit.to_text(made, every_node=every_node))
     else:
