@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,19 @@ def dependency(slurm_ids: Iterable[str]) -> tuple[str, ...]:
     return (f"--dependency=afterany:{ids}",) if ids else ()
 
 
+def script_text(job: JobGroup, profile: Profile, *, token: str, logs: str, work: str) -> str:
+    """The sbatch text of a job. `logs` is the folder of its output, `work` the shell text of one task."""
+    return fill(
+        "sbatch.sh.j2",
+        job=job,
+        profile=profile,
+        token=token,
+        memory_mib=round(job.resources.memory_gb * 1024),
+        output=f"{logs}/" + ("%x-%A_%a.out" if job.array else "%x-%j.out"),
+        work=work,
+    )
+
+
 def make_script(
     plan: Plan, job: JobGroup, profile: Profile, store: Store, ids: Mapping[str, str], token: str
 ) -> Script:
@@ -59,17 +73,10 @@ def make_script(
     tasks = tuple(str(description_path(store, program, plan.steps[i].key)) for i in job.steps)
     folder = store.experiment(program.spec.experiment)
     job_file = folder / "jobs" / f"{job.name}-{digest_text(canonical(tasks))[:12]}.json"
-    text = fill(
-        "sbatch.sh.j2",
-        job=job,
-        profile=profile,
-        token=token,
-        memory_mib=round(job.resources.memory_gb * 1024),
-        output=str(store.root / ".logs" / "slurm" / ("%x-%A_%a.out" if job.array else "%x-%j.out")),
-        python=profile.python or sys.executable,
-        store=str(store.root),
-        job_file=str(job_file),
+    work = shlex.join(
+        ["exec", profile.python or sys.executable, "-m", "runtime.run_task", str(store.root), str(job_file)]
     )
+    text = script_text(job, profile, token=token, logs=str(store.root / ".logs" / "slurm"), work=work)
     after = [*job.after_slurm, *(ids[name] for name in job.after)]
     return Script(job, text, dependency(after), job_file, tasks)
 

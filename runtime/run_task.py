@@ -1,6 +1,8 @@
 """Carry out one task of a submitted job: find its description, send its output to its log, run it.
 
 python -m runtime.run_task STORE JOB.json     (the array index is Slurm's)
+
+Descriptions that JOB.json names by relative paths stand beside it.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ def run_child(store_root: str, path: str, environment: dict[str, str]) -> None:
 def main() -> None:
     store, job = sys.argv[1:]
     index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
-    run_description(store, read_json(Path(job))["descriptions"][index])
+    path = Path(job).absolute()
+    run_description(os.path.abspath(store), str(path.parent / read_json(path)["descriptions"][index]))
 
 
 if __name__ == "__main__":
