@@ -122,7 +122,8 @@ ENDED = frozenset(
 )
 
 
-def _submissions(store: Store) -> list[tuple[Path, dict[str, Any]]]:
+def submissions(store: Store) -> list[tuple[Path, dict[str, Any]]]:
+    """The records of what was asked of Slurm and not yet forgotten by `queue`."""
     folder = store.root / ".submissions"
     return [(p, read_json(p)) for p in sorted(folder.glob("*.json"))] if folder.is_dir() else []
 
@@ -142,7 +143,7 @@ def queue(store: Store) -> dict[str, Queued]:
     Submissions whose jobs have left the queue are forgotten, except that of the last minute: a job
     may not be visible yet. Where there is no squeue the queue is unknown, and empty here.
     """
-    known = _submissions(store)
+    known = submissions(store)
     if not known or shutil.which("squeue") is None:
         return {}
     by_token: dict[str, list[dict[str, str]]] = {}
