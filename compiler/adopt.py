@@ -63,6 +63,9 @@ def check_rows(path: Path, port: Port, names: Mapping[str, str]) -> Iterator[dic
     Raises Unfit at the first bad row, and where there is none.
     """
     fields = [*ROWS[port.type], *["answer"] * port.answers]
+    for name in names:
+        if name not in (*fields, "id"):
+            raise Unfit(f"there is no field `{name}` to map; {near(name, (*fields, 'id'))}")
     seen: set[str] = set()
     try:
         for where, record in array_or_lines(path):
@@ -211,12 +214,15 @@ def _require_room(program: Program, index: int, store: Store) -> None:
         )
     after = {index}
     for i, other in enumerate(program.graph.nodes):
-        if after.intersection(other.needs):
+        if after.isdisjoint(other.needs):
+            continue
+        key = program.keys[i]
+        if key not in sealed:
             after.add(i)
-            if program.keys[i] in sealed:
-                raise Unfit(
-                    f"{other.id} is in the store already, made from another {node.id}: take a fresh `--store`"
-                )
+        elif "adopted" not in store.manifest(other.kind.name, key):  # that was made from nothing here
+            raise Unfit(
+                f"{other.id} is in the store already, made from another {node.id}: take a fresh `--store`"
+            )
 
 
 # ---------------------------------------------------------------- taking it in
@@ -240,7 +246,7 @@ def adopt(
         out = store.work(key) / f"out.{claim.generation}"
         try:
             _require_room(program, index, store)
-            left_out = [name for source in sources for name in _take(out, *source, names, link=link)]
+            left_out = {name for source in sources for name in _take(out, *source, names, link=link)}
             manifest = _manifest(program, index, path.absolute(), store)
             claim.check()
             store.seal(node.kind.name, key, out, manifest)
@@ -250,28 +256,28 @@ def adopt(
             claim.release()
     except Unfit as error:
         raise UsageError(str(error)) from error
-    except OSError as error:
+    except (OSError, UnicodeEncodeError) as error:
         raise UsageError(f"{path} cannot be taken in: {error}") from error
     store.discard_work(key)
-    return left_out
+    return sorted(left_out)
 
 
 def _take(
     out: Path, place: str, port: Port, source: Path, names: Mapping[str, str], *, link: bool
-) -> list[str]:
+) -> set[str]:
     """Check one source and put it at its place; returns the names of what was left out."""
     target = out / place
     target.parent.mkdir(parents=True, exist_ok=True)
     if port.type != "Model":
         write_rows(target, check_rows(source, port, names))
-        return []
+        return set()
     files = check_model(source, port.chat)
     target.mkdir(exist_ok=True)
     for file in files:
         _put(file, target / file.name, link=link and file.suffix == ".safetensors")
     if not (target / MANIFEST).exists():
         write_json(target / MANIFEST, {"schema": SCHEMA, "chat": port.chat})
-    return sorted({p.name for p in source.iterdir()} - {f.name for f in files})
+    return {p.name for p in source.iterdir()} - {f.name for f in files}
 
 
 def _put(source: Path, target: Path, *, link: bool) -> None:
