@@ -62,12 +62,15 @@ class Node:
     segment: int = 0
 
     @property
+    def reads(self) -> list[int]:
+        """Indices of the nodes whose artifacts this one reads, each once."""
+        found = {b.node: None for bindings in self.inputs.values() for b in bindings if b.node is not None}
+        return list(found)
+
+    @property
     def needs(self) -> list[int]:
         """Indices of the nodes that this one reads or follows, each once."""
-        found = {b.node: None for bindings in self.inputs.values() for b in bindings if b.node is not None}
-        if self.follows is not None:
-            found[self.follows] = None
-        return list(found)
+        return self.reads if self.follows is None else [*self.reads, self.follows]
 
     def ports(self) -> dict[str, Port]:
         """The port that each input reads; of many candidates the first."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,19 @@ def dependency(slurm_ids: Iterable[str]) -> tuple[str, ...]:
     return (f"--dependency=afterany:{ids}",) if ids else ()
 
 
+def script_text(job: JobGroup, profile: Profile, *, token: str, logs: str, work: str) -> str:
+    """The sbatch text of a job. `logs` is the folder of its output, `work` the shell text of one task."""
+    return fill(
+        "sbatch.sh.j2",
+        job=job,
+        profile=profile,
+        token=token,
+        memory_mib=round(job.resources.memory_gb * 1024),
+        output=f"{logs}/" + ("%x-%A_%a.out" if job.array else "%x-%j.out"),
+        work=work,
+    )
+
+
 def make_script(
     plan: Plan, job: JobGroup, profile: Profile, store: Store, ids: Mapping[str, str], token: str
 ) -> Script:
@@ -61,17 +75,10 @@ def make_script(
     )
     folder = store.experiment(program.spec.experiment)
     job_file = folder / "jobs" / f"{job.name}-{digest_text(canonical(tasks))[:12]}.json"
-    text = fill(
-        "sbatch.sh.j2",
-        job=job,
-        profile=profile,
-        token=token,
-        memory_mib=round(job.resources.memory_gb * 1024),
-        output=str(store.root / ".logs" / "slurm" / ("%x-%A_%a.out" if job.array else "%x-%j.out")),
-        python=profile.python or sys.executable,
-        store=str(store.root),
-        job_file=str(job_file),
+    work = shlex.join(
+        ["exec", profile.python or sys.executable, "-m", "runtime.run_task", str(store.root), str(job_file)]
     )
+    text = script_text(job, profile, token=token, logs=str(store.root / ".logs" / "slurm"), work=work)
     after = [*job.after_slurm, *(ids[name] for name in job.after)]
     return Script(job, text, dependency(after), job_file, tasks)
 
@@ -117,7 +124,8 @@ ENDED = frozenset(
 )
 
 
-def _submissions(store: Store) -> list[tuple[Path, dict[str, Any]]]:
+def submissions(store: Store) -> list[tuple[Path, dict[str, Any]]]:
+    """The records of what was asked of Slurm and not yet forgotten by `queue`."""
     folder = store.root / ".submissions"
     return [(p, read_json(p)) for p in sorted(folder.glob("*.json"))] if folder.is_dir() else []
 
@@ -137,7 +145,7 @@ def queue(store: Store) -> dict[str, Queued]:
     Submissions whose jobs have left the queue are forgotten, except that of the last minute: a job
     may not be visible yet. Where there is no squeue the queue is unknown, and empty here.
     """
-    known = _submissions(store)
+    known = submissions(store)
     if not known or shutil.which("squeue") is None:
         return {}
     by_token: dict[str, list[dict[str, str]]] = {}

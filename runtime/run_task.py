@@ -1,6 +1,8 @@
 """Carry out one task of a submitted job: its descriptions in a row, each with a log of its own.
 
 python -m runtime.run_task STORE JOB.json     (the array index is Slurm's)
+
+Descriptions that JOB.json names by relative paths stand beside it.
 """
 
 from __future__ import annotations
@@ -52,8 +54,9 @@ def run_child(store_root: str, path: str, environment: dict[str, str]) -> None:
 def main() -> None:
     store, job = sys.argv[1:]
     index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
-    for path in read_json(Path(job))["tasks"][index]:
-        outcome = run_description(store, path)
+    path = Path(job).absolute()
+    for description in read_json(path)["tasks"][index]:
+        outcome = run_description(os.path.abspath(store), str(path.parent / description))
         if outcome is not Outcome.SEALED:
             sys.exit(outcome)
 

@@ -57,6 +57,11 @@ class Job:
         return (self.manifest.get("resources") or {}).get("used") or {}
 
     @property
+    def adopted(self) -> Mapping[str, Any]:
+        """Path, digest, user and time of an artifact that was made elsewhere; empty for all others."""
+        return self.manifest.get("adopted") or {}
+
+    @property
     def host(self) -> str:
         return self.environment.get("host") or ""
 
