@@ -23,19 +23,26 @@ def squeezed(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_the_tutorials_commands_print_what_it_shows(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "tutorial.md").read_text()
+def exit_code(words: list[str], shown: list[str]) -> int:
+    """2 for errors, 1 for a difference."""
+    if any("error AC" in line or line.startswith("alignc:") for line in shown):
+        return 2
+    return int(words[0] == "diff")
+
+
+@pytest.mark.parametrize(("page_name", "least"), [("tutorial.md", 6), ("selecting.md", 4)])
+def test_the_commands_of_a_page_print_what_it_shows(tmp_path: Path, page_name: str, least: int) -> None:
+    page = (ROOT / "docs" / page_name).read_text()
     for name, text in re.findall(r"<!-- file: (\S+) -->\n```yaml\n(.*?)```", page, re.S):
         (tmp_path / name).write_text(text)
     sessions = re.findall(r"```console\n(.*?)```", page, re.S)
-    assert len(sessions) >= 6
+    assert len(sessions) >= least
     for session in sessions:
         for block in session.split("$ ")[1:]:
             command, *shown = block.strip().splitlines()
             name, *words = shlex.split(command)
             assert name == "alignc"
-            code = 2 if any("error AC" in line for line in shown) else 0
-            printed = squeezed(alignc(*words, cwd=tmp_path, code=code))
+            printed = squeezed(alignc(*words, cwd=tmp_path, code=exit_code(words, shown)))
             for line in shown:
                 assert squeezed(line) in printed, f"{command}\ndid not print: {line}\nbut: {printed}"
 
