@@ -147,6 +147,7 @@ class _Tracer:
     old: Mapping[str, Mapping[str, Any]]
     program: Program
     was: list[str | None] = field(init=False)
+    keys: list[str] = field(init=False)
     _ids: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # old key -> old ids
     _index: dict[str, int] = field(default_factory=dict[str, int])  # new key -> its first node
     _found: dict[int, dict[Change, None]] = field(default_factory=dict[int, dict[Change, None]])
@@ -155,9 +156,10 @@ class _Tracer:
     _names: dict[str, int] = field(default_factory=dict[str, int])  # new id -> its index
 
     def __post_init__(self) -> None:
+        self.keys = self.program.keys
         for id_, node in self.old.items():
             self._ids.setdefault(node["key"], []).append(id_)
-        for index, key in enumerate(self.program.keys):
+        for index, key in enumerate(self.keys):
             self._index.setdefault(key, index)
         self._names.update({node.id: i for i, node in enumerate(self.program.graph.nodes)})
         self.was = self._pair()
@@ -165,7 +167,7 @@ class _Tracer:
     # ------------------------------------------------------------ pairs
 
     def _pair(self) -> list[str | None]:
-        nodes, keys = self.program.graph.nodes, self.program.keys
+        nodes, keys = self.program.graph.nodes, self.keys
         was: list[str | None] = [node.id if node.id in self.old else None for node in nodes]
         gone = {id_ for id_ in self.old if id_ not in self._names}
         for index, key in enumerate(keys):
@@ -208,7 +210,7 @@ class _Tracer:
         told: dict[str, Cause] = {}
         for index, node in enumerate(self.program.graph.nodes):
             was = self.was[index]
-            if was is None or self.old[was]["key"] == self.program.keys[index]:
+            if was is None or self.old[was]["key"] == self.keys[index]:
                 continue
             own, followed = self._compare(index, node, self.old[was]["recipe"])
             changes = {**own}
@@ -280,7 +282,7 @@ class _Tracer:
         """A choice that fell on something else, where an input reads the same choice as before."""
         if binding is None or binding.node is None:
             return None
-        chooser, asked = self.program.graph.nodes[binding.node], self.program.keys[binding.node]
+        chooser, asked = self.program.graph.nodes[binding.node], self.keys[binding.node]
         if before[0] != asked and not self._could_choose(binding.node, before[0]):
             return None
         old, new = ("nothing yet" if r[0] == asked else self._label(r) for r in (before, after))
@@ -299,7 +301,7 @@ class _Tracer:
     def _source(self, key: str, binding: Binding | None) -> int | None:
         """The node that an input reads: the one bound, or what a choice fell on."""
         bound = binding.node if binding else None
-        if bound is not None and self.program.keys[bound] == key:
+        if bound is not None and self.keys[bound] == key:
             return bound
         return self._index.get(key, bound)
 

@@ -287,7 +287,7 @@ def make_plan(
     nodes that it is about; nothing else is run, and equal work is selected together.
     """
     if selected is not None:
-        chosen = {program.keys[i] for i in selected}
+        chosen = {program.identities[i].key for i in selected}
         selected = frozenset(i for i, key in enumerate(program.keys) if key in chosen)
     steps = _steps(program, state, selected, on_slurm=on_slurm)
     groups = _groups(program, steps, state, max_array or max(1, len(steps)))
