@@ -51,6 +51,7 @@ class _Expander:
     problems: list[Diagnostic] = field(default_factory=list[Diagnostic])
     # By identity of config and ports; the memo holds both, so that the ids stay theirs.
     _outputs: dict[Any, tuple[StageConfig, Ports, Ports]] = field(default_factory=dict[Any, Any])
+    _ports: dict[Port, Port] = field(default_factory=dict[Port, Port])
     _declared_ports: dict[str, Port] = field(default_factory=dict[str, Port])
     _order: dict[AxisId, int] = field(default_factory=dict[AxisId, int])
 
@@ -312,7 +313,10 @@ class _Expander:
         memo = (id(config), tuple((n, id(p)) for n, p in ports.items()))
         if memo not in self._outputs:
             self._check(stage, variant, ports)
-            self._outputs[memo] = (config, ports, stage.kind.outputs(config, ports))
+            made = stage.kind.outputs(config, ports)
+            # Equal ports are one, so that what reads them is looked up by identity.
+            shared = {name: self._ports.setdefault(port, port) for name, port in made.items()}
+            self._outputs[memo] = (config, ports, shared)
         ordered = dict(sorted(axes.items(), key=lambda item: self._rank(item[0])))
         return Node(
             id=node_id(stage.name, ordered),

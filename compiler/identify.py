@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compiler.graph import Binding, Graph
+from compiler.graph import Binding, Graph, Node
 from runtime.fields import identity
-from runtime.identity import HASH_VERSION, recipe_key, trajectory_key
+from runtime.files import canonical
+from runtime.identity import HASH_VERSION, text_key
 from runtime.job import CHOICE
 
 # (kind, key of a choice) -> the [key, path] that it fell on; None while it is not made
@@ -32,6 +33,12 @@ class Identity:
     recipe: Mapping[str, Any]
     asked: str
     trajectory: str = ""
+    asked_recipe: Mapping[str, Any] | None = None  # where choices have made it another
+
+    def symbolic(self) -> Identity:
+        """As if no choice had been made."""
+        recipe = self.recipe if self.asked_recipe is None else self.asked_recipe
+        return Identity(self.asked, recipe, self.asked, self.trajectory)
 
 
 def nothing_chosen(kind: str, key: str) -> None:
@@ -63,7 +70,7 @@ def identify(
     """
     found: list[Identity] = []
     declared: dict[str, Any] = {}
-    configs: dict[int, Any] = {}
+    parts: dict[tuple[int, tuple[str, ...]], _Part] = {}
 
     def source(binding: Binding) -> tuple[Any, Any]:
         """An input in a recipe: as it is known now, and as it was asked for."""
@@ -77,22 +84,57 @@ def identify(
         return [*known, binding.metric], [made.asked, binding.path, binding.metric]
 
     for node in graph.nodes:
-        if id(node.config) not in configs:
-            configs[id(node.config)] = identity(node.config)
-        templates = node.kind.templates(node.config, node.ports())
+        templates = tuple(node.kind.templates(node.config, node.ports()))
+        part = parts.get((id(node.config), templates))
+        if part is None:
+            digests = {name: template_digest(name) for name in templates}
+            part = parts[id(node.config), templates] = _part(node, digests)
         sources = {name: [source(b) for b in bindings] for name, bindings in node.inputs.items()}
-        recipe = {
-            "hash": HASH_VERSION,
-            "kind": node.kind.name,
-            "version": node.kind.version,
-            "config": configs[id(node.config)],
-            "templates": {name: template_digest(name) for name in templates},
-            "inputs": {name: [known for known, _ in pairs] for name, pairs in sources.items()},
-        }
-        key = asked = recipe_key(recipe)
+        inputs = {name: [known for known, _ in pairs] for name, pairs in sources.items()}
         before = {name: [asked for _, asked in pairs] for name, pairs in sources.items()}
-        if before != recipe["inputs"]:
-            asked = recipe_key({**recipe, "inputs": before})
-        prefix = node.kind.prefix
-        found.append(Identity(key, recipe, asked, trajectory_key(recipe, prefix) if prefix else ""))
+        written = canonical(inputs)
+        key = asked = part.key(written)
+        asked_recipe = None
+        if before != inputs:
+            asked, asked_recipe = part.key(canonical(before)), {**part.recipe, "inputs": before}
+        recipe = {**part.recipe, "inputs": inputs}
+        found.append(Identity(key, recipe, asked, part.trajectory(written), asked_recipe))
     return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A recipe without its inputs, which many nodes share; `before` and `after` are its canonical text.
+
+    Those of the trajectory lack the prefix field; they are empty where the kind has none.
+    """
+
+    recipe: Mapping[str, Any]
+    before: str
+    after: str
+    before_trajectory: str
+
+    def key(self, inputs: str) -> str:
+        """See runtime.identity.recipe_key; `inputs` is canonical."""
+        return text_key(f"{self.before}{inputs}{self.after}")
+
+    def trajectory(self, inputs: str) -> str:
+        """See runtime.identity.trajectory_key."""
+        return text_key(f"{self.before_trajectory}{inputs}{self.after}") if self.before_trajectory else ""
+
+
+def _part(node: Node, digests: Mapping[str, str]) -> _Part:
+    config = identity(node.config)
+    recipe = {
+        "hash": HASH_VERSION,
+        "kind": node.kind.name,
+        "version": node.kind.version,
+        "config": config,
+        "templates": digests,
+    }
+    # Keys of a canonical text are sorted: config and hash stand before inputs, the rest after it.
+    before, _, after = canonical({**recipe, "inputs": []}).rpartition('"inputs":[]')
+    prefix = node.kind.prefix
+    others = {name: value for name, value in config.items() if name != prefix}
+    shared = canonical({**recipe, "config": others, "inputs": []}).rpartition('"inputs":[]')[0]
+    return _Part(recipe, f'{before}"inputs":', after, f'{shared}"inputs":' if prefix else "")

@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from compiler.describe import description_path, write_descriptions
-from compiler.plan import Plan, Step, processes
+from compiler.plan import MADE, Plan, Step, processes
 from runtime.files import read_json
 from runtime.run_job import Outcome
 from runtime.run_task import run_child
@@ -96,7 +96,7 @@ class LocalRun:
         """Run everything; `tick` is called several times a second with the progress of running nodes."""
         steps = self.plan.steps
         first = {step.key: index for index, step in reversed(list(enumerate(steps)))}
-        left = {i for key, i in first.items() if steps[i].action in ("run", "wait")}
+        left = {i for key, i in first.items() if steps[i].action in (*MADE, "wait")}
         write_descriptions(self.store, self.plan.program, {steps[i].key for i in left})
         height = self._heights()
         context = self._context(left)

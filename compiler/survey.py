@@ -48,7 +48,7 @@ def survey(store: Store, identities: Iterable[Identity], queued: Mapping[str, st
             failed[key] = _failure(store, identity.asked)
         if identity.trajectory in trajectories:
             going[identity.trajectory] = reached(store.trajectory(identity.trajectory) / SCRATCH)
-    return State(sealed, failed, busy, slurm_jobs, going)
+    return State(sealed, failed, busy, slurm_jobs, going, store.realisations())
 
 
 def _failure(store: Store, key: str) -> str:

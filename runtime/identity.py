@@ -19,7 +19,12 @@ KEY_LENGTH = 40  # hexadecimal digits: 160 bits
 
 def recipe_key(recipe: Mapping[str, Any]) -> str:
     """The key of a recipe."""
-    return digest_text(canonical(recipe))[:KEY_LENGTH]
+    return text_key(canonical(recipe))
+
+
+def text_key(text: str) -> str:
+    """The key of a recipe's canonical text."""
+    return digest_text(text)[:KEY_LENGTH]
 
 
 def trajectory_key(recipe: Mapping[str, Any], prefix: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -9,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from compiler.errors import render
+from compiler.errors import UsageError, render
 
 if TYPE_CHECKING:
     from compiler.cluster import Profile
     from compiler.plan import Plan, State
     from compiler.program import Program
+    from compiler.promise import Arguments
     from runtime.store import Store
 
 
@@ -110,7 +114,11 @@ def compile_(spec: str, overrides: tuple[str, ...], store: Store) -> Program:
     from compiler.program import compile_spec
     from compiler.survey import choices
 
+    # Hardly anything that is made here goes again soon: looking for garbage takes a third of the time.
+    gc.disable()
     program = compile_spec(spec, overrides, store.root / ".fingerprints.json", choices(store))
+    gc.freeze()
+    gc.enable()
     for warning in program.warnings:
         click.echo(render(warning, program.texts), err=True)
     return program
@@ -132,10 +140,65 @@ def plan_of(
     max_array: int | None = None,
     selected: frozenset[int] | None = None,
 ) -> Plan:
+    from compiler.memory import Past, remembered
     from compiler.plan import make_plan
 
     state = state_of(program, store)
-    return make_plan(program, state, on_slurm=on_slurm, max_array=max_array, selected=selected)
+    past: Past = {}
+    if not state.sealed.issuperset(program.keys):  # else nothing runs, and nobody asks why
+        past = remembered(store, program.spec.experiment)
+    return make_plan(program, state, on_slurm=on_slurm, max_array=max_array, selected=selected, past=past)
+
+
+def remember_plan(plan: Plan, store: Store) -> None:
+    """Keep what the plan's nodes are, so that the next plan can tell what has changed."""
+    from compiler.memory import remember
+
+    identities = plan.program.identities
+    nodes = [(s.node, i) for s, i in zip(plan.steps, identities, strict=True) if s.action != "skip"]
+    remember(store, plan.program.spec.experiment, nodes)
+
+
+def asked_for(
+    spec: str, store_path: str, overrides: tuple[str, ...], selectors: Selectors, cluster: str | None = None
+) -> tuple[Arguments, dict[str, Any] | None]:
+    """What a command is asked to carry out: a spec, or a plan on file with what that was made from."""
+    from compiler.promise import SUFFIX, Arguments, read_promise
+
+    if not spec.endswith(SUFFIX):
+        asked = Arguments(
+            os.getcwd(), spec, store_path, overrides, cluster, selectors.select, selectors.exclude
+        )
+        return asked, None
+    source = click.get_current_context().get_parameter_source("store_path")
+    if overrides or selectors.select or selectors.exclude or cluster or source is ParameterSource.COMMANDLINE:
+        raise UsageError(f"{spec} is a plan, which says all that: name it alone, or make another plan")
+    promised, asked = read_promise(Path(spec))
+    os.chdir(asked.folder)
+    return asked, promised
+
+
+def keep_plan(path: str, plan: Plan, asked: Arguments, profile: Profile) -> None:
+    """Write a plan to a file that `submit` and `run` can carry out. Raises UsageError."""
+    from compiler.promise import SUFFIX, promise_json
+    from runtime.files import canonical, write_atomic
+
+    if not path.endswith(SUFFIX):
+        raise UsageError(f"the name of a plan ends in {SUFFIX}, and {path} does not")
+    try:
+        write_atomic(Path(path), canonical(promise_json(plan, asked, profile)) + "\n")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def hold_promise(promised: dict[str, Any] | None, plan: Plan, profile: Profile) -> None:
+    """Raise UsageError where a plan on file no longer says what would be done."""
+    from compiler.promise import broken
+
+    moved = broken(promised, plan, profile) if promised is not None else []
+    if moved:
+        lines = "\n".join(f"  {line}" for line in moved)
+        raise UsageError(f"nothing was done, since the plan no longer holds:\n{lines}\nmake another plan")
 
 
 def tell_blocked(plan: Plan, done: str) -> int:

@@ -8,11 +8,15 @@ import click
 
 from compiler.commands.common import (
     Selectors,
+    asked_for,
     compile_,
+    hold_promise,
     on_spec,
     open_store,
     plan_of,
     print_tables,
+    profile_of,
+    remember_plan,
     select_nodes,
     select_options,
     tell_blocked,
@@ -33,16 +37,20 @@ def command(
     alignc run specs/quickstart.yaml
     alignc run specs/quickstart.yaml --set 'axes.seed=[0]' --store /scratch/me/store
     alignc run specs/quickstart.yaml --select '+weak_test[seed=0]'
+    alignc run plan.json      what `alignc plan --out plan.json` showed, or nothing
     """
     from dataclasses import replace
 
     from compiler.local import LocalRun, machine
     from compiler.screen import watch_run
 
-    store = open_store(store_path)
-    program = compile_(spec, overrides, store)
-    selected = select_nodes(program, store, selectors)
+    asked, promised = asked_for(spec, store_path, overrides, selectors)
+    store = open_store(asked.store)
+    program = compile_(asked.spec, asked.overrides, store)
+    selected = select_nodes(program, store, Selectors(asked.select, asked.exclude))
     made = plan_of(program, store, selected=selected)
+    hold_promise(promised, made, profile_of(program, asked.cluster))
+    remember_plan(made, store)
     capacity = machine() if cpus is None else replace(machine(), cpus=cpus)
     local = LocalRun(made, store, capacity)
     finished = watch_run(local, store)

@@ -8,11 +8,14 @@ import click
 
 from compiler.commands.common import (
     Selectors,
+    asked_for,
     compile_,
+    hold_promise,
     on_spec,
     open_store,
     plan_of,
     profile_of,
+    remember_plan,
     select_nodes,
     select_options,
     tell_blocked,
@@ -35,19 +38,23 @@ def command(
     \b
     alignc submit specs/quickstart.yaml --cluster mysite --store /shared/me/store
     alignc submit specs/quickstart.yaml --cluster mysite --select state:failed
+    alignc submit plan.json      what `alignc plan --out plan.json` showed, or nothing
     alignc status specs/quickstart.yaml --store /shared/me/store
     """
     from compiler import slurm
 
     slurm.require_slurm()
-    store = open_store(store_path)
-    program = compile_(spec, overrides, store)
-    profile = profile_of(program, cluster)
+    asked, promised = asked_for(spec, store_path, overrides, selectors, cluster)
+    store = open_store(asked.store)
+    program = compile_(asked.spec, asked.overrides, store)
+    profile = profile_of(program, asked.cluster)
     lock = slurm.submission_lock(store)
     try:
-        selected = select_nodes(program, store, selectors)
+        selected = select_nodes(program, store, Selectors(asked.select, asked.exclude))
         made = plan_of(program, store, on_slurm=True, max_array=profile.max_array_size, selected=selected)
+        hold_promise(promised, made, profile)
         _hold_budget(made)
+        remember_plan(made, store)
         for done in slurm.submit(made, profile, store):
             tasks = f"an array of {done.tasks}" if done.tasks > 1 else "one job"
             click.echo(f"submitted {done.name} as Slurm job {done.slurm_id} ({tasks})")
