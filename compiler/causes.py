@@ -246,7 +246,7 @@ class _Tracer:
             past, present = old["inputs"].get(name, ()), new["inputs"].get(name, ())
             if past == present:
                 continue
-            if len(past) > 1 or len(present) > 1:
+            if present and max(len(past), len(present)) > 1:
                 changes, more = self._candidates(node, name, past, present)
                 changes = changes if not many else []  # scores only line up with the candidates
                 many = True
@@ -309,7 +309,8 @@ class _Tracer:
         """Whether a node was a choice that may have fallen on what has this key."""
         was = self.was[index]
         inputs = self.old[was]["recipe"]["inputs"].values() if was else ()
-        return any(r[0] == old_key for readings in inputs if len(readings) > 1 for r in readings)
+        many = (r for readings in inputs if len(readings) > 1 for r in readings)
+        return any(not isinstance(r, Mapping) and r[0] == old_key for r in many)
 
     def _stands_for(self, index: int, old_key: str) -> bool:
         """Whether a node is an old one, or one of several old ones that fell into one."""
@@ -321,16 +322,19 @@ class _Tracer:
         self, node: Node, name: str, past: Sequence[Any], present: Sequence[Any]
     ) -> tuple[list[Change], list[int]]:
         """Many readings: those that came and went are a change of this node, the others are followed."""
-        before = {i: None for reading in past for i in self._ids.get(reading[0], (reading[0],))}
         after: dict[str | None, int] = {}
         for reading, binding in zip(present, node.inputs[name], strict=True):
             source = self._source(reading[0], binding)
             if source is not None:
                 after[self.was[source] or self.program.graph.nodes[source].id] = source
+        before: dict[str | None, None] = {}
+        for key, *_ in past:  # of nodes that did the same work, the one that still is a candidate
+            ids = self._ids.get(key, [key])
+            before[next((i for i in ids if i in after), ids[0])] = None
         followed = [source for was, source in after.items() if was in before and source in self._found]
         if after.keys() == before.keys() and followed:
             return [], followed
-        return [self._came_and_went(node, name, list(before))], followed
+        return [self._came_and_went(node, name, [i for i in before if i])], followed
 
     def _came_and_went(self, node: Node, name: str, before: Sequence[str]) -> Change:
         """Values of a sweep, an axis or checkpoints that are others than before; else another reference."""
@@ -424,7 +428,7 @@ class _Tracer:
         spec = self.program.spec
         stage = spec.stages[node.stage]
         if path[0] in stage.sweep:
-            return _element(stage.sweep[path[0]], node.axes[f"{node.stage}/{path[0]}"])
+            return _element(stage.sweep[path[0]], node.axes.get(f"{node.stage}/{path[0]}"))
         chosen = {
             axis: next(v for v in spec.axes[axis] if v.label == label)
             for axis, label in node.axes.items()
