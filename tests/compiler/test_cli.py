@@ -12,7 +12,7 @@ import pytest
 from tests.commands import alignc
 from tests.compiler.specs import STUDY
 
-COMMANDS = ("check", "plan", "run", "submit", "status", "logs", "results", "export", "gc", "adopt")
+COMMANDS = ("check", "plan", "run", "submit", "status", "logs", "results", "export", "gc", "adopt", "diff")
 
 
 @pytest.fixture
