@@ -26,6 +26,7 @@ from runtime.claims import Claim, ClaimLost, try_claim
 from runtime.files import read_json, write_json
 from runtime.job import Blocked, Job, JobError, open_job
 from runtime.provenance import Meter, environment
+from runtime.spending import gpu_hours, require_gpu_hours
 from runtime.store import Store
 
 POLL_S = 0.5
@@ -97,8 +98,9 @@ def _limit_threads(cpus: int) -> None:
         sys.modules["torch"].set_num_threads(cpus)
 
 
-def _manifest(job: Job, meter: Meter) -> dict[str, Any]:
+def _manifest(store: Store, job: Job, meter: Meter) -> dict[str, Any]:
     told = job.description
+    used = meter.read()
     return {
         "kind": job.kind.name,
         "key": job.key,
@@ -108,13 +110,18 @@ def _manifest(job: Job, meter: Meter) -> dict[str, Any]:
         "inputs": told["inputs"],
         "spec": told.get("spec"),
         "environment": environment(),
-        "resources": {"asked": told["resources"], "used": meter.read()},
+        "resources": {
+            "asked": told["resources"],
+            "used": used,
+            "gpu_hours": gpu_hours(store, told, used["wall_s"]),
+        },
         "summary": job.summary,
     }
 
 
 def _work(store: Store, description: Mapping[str, Any], claim: Claim) -> None:
     meter = Meter()
+    require_gpu_hours(store, description)
     job = open_job(store, description)
     for old in job.out.parent.glob(f"{job.out.name}*"):
         shutil.rmtree(old, ignore_errors=True)
@@ -124,11 +131,11 @@ def _work(store: Store, description: Mapping[str, Any], claim: Claim) -> None:
     job.scratch.mkdir(parents=True, exist_ok=True)
     job.kind.run(job)
     claim.check()
-    store.seal(job.kind.name, job.key, job.out, _manifest(job, meter))
+    store.seal(job.kind.name, job.key, job.out, _manifest(store, job, meter))
 
 
 def _record_failure(
-    store: Store, description: Mapping[str, Any], outcome: Outcome, message: str, trace: str
+    store: Store, description: Mapping[str, Any], outcome: Outcome, message: str, trace: str, seconds: float
 ) -> None:
     record = {
         "id": description["id"],
@@ -139,11 +146,13 @@ def _record_failure(
         "time": time.time(),
         "host": socket.gethostname(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "gpu_hours": gpu_hours(store, description, seconds),
     }
     write_json(store.failure(description["key"]), record)
 
 
 def _attempt(store: Store, description: Mapping[str, Any], claim: Claim) -> Outcome:
+    started = time.time()
     try:
         _work(store, description, claim)
     except Blocked as error:
@@ -161,7 +170,7 @@ def _attempt(store: Store, description: Mapping[str, Any], claim: Claim) -> Outc
         return Outcome.SEALED
     print(trace or message, file=sys.stderr, flush=True)
     if claim.held():  # else the key's next owner tells how it ends
-        _record_failure(store, description, outcome, message, trace)
+        _record_failure(store, description, outcome, message, trace, time.time() - started)
     return outcome
 
 

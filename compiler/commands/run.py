@@ -6,7 +6,16 @@ import sys
 
 import click
 
-from compiler.commands.common import compile_, on_spec, open_store, plan_of, print_tables
+from compiler.commands.common import (
+    compile_,
+    local_profile,
+    on_spec,
+    open_store,
+    plan_of,
+    print_tables,
+    require_budget,
+    with_prices,
+)
 
 
 @click.command("run")
@@ -26,7 +35,9 @@ def command(spec: str, store_path: str, overrides: tuple[str, ...], cpus: int | 
 
     store = open_store(store_path)
     program = compile_(spec, overrides, store)
-    made = plan_of(program, store)
+    profile = local_profile(program)
+    made = plan_of(with_prices(program, profile), store)
+    require_budget(made, store, profile)
     capacity = machine() if cpus is None else replace(machine(), cpus=cpus)
     local = LocalRun(made, store, capacity)
     finished = watch_run(local, store)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
-from compiler.commands.common import compile_, on_spec, open_store, plan_of, profile_of
-from compiler.errors import UsageError
-
-if TYPE_CHECKING:
-    from compiler.plan import Plan
+from compiler.commands.common import (
+    compile_,
+    on_spec,
+    open_store,
+    plan_of,
+    profile_of,
+    require_budget,
+    with_prices,
+)
 
 
 @click.command("submit")
@@ -29,10 +31,11 @@ def command(spec: str, store_path: str, overrides: tuple[str, ...], cluster: str
     store = open_store(store_path)
     program = compile_(spec, overrides, store)
     profile = profile_of(program, cluster)
+    program = with_prices(program, profile)
     lock = slurm.submission_lock(store)
     try:
         made = plan_of(program, store, on_slurm=True, max_array=profile.max_array_size)
-        _hold_budget(made)
+        require_budget(made, store, profile)
         for done in slurm.submit(made, profile, store):
             tasks = f"an array of {done.tasks}" if done.tasks > 1 else "one job"
             click.echo(f"submitted {done.name} as Slurm job {done.slurm_id} ({tasks})")
@@ -44,12 +47,3 @@ def command(spec: str, store_path: str, overrides: tuple[str, ...], cluster: str
     if not made.jobs:
         queued = f", {made.estimate.wait} queued or running" if made.estimate.wait else ""
         click.echo(f"nothing to submit: {made.estimate.reuse} nodes are done{queued}")
-
-
-def _hold_budget(made: Plan) -> None:
-    limit, asked = made.program.spec.budget.gpu_hours, made.estimate.gpu_hours_at_most
-    if limit is not None and asked > limit:
-        raise UsageError(
-            f"the jobs may use {asked:g} GPU-hours by their time limits, over the budget of {limit:g}: "
-            "lower `resources.minutes` of some stages, or raise `budget.gpu_hours`"
-        )
