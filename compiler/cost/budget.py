@@ -25,7 +25,10 @@ class Held:
 
     @property
     def over(self) -> bool:
-        return self.spent + self.likely > self.limit
+        """Whether what is to come does not fit; a budget that is used up allows nothing more."""
+        return self.high > 0 and (
+            self.spent + self.likely > self.limit or self.spent >= self.limit * (1 - 1e-9)
+        )
 
     @property
     def words(self) -> str:

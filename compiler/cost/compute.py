@@ -40,6 +40,9 @@ START_S = Range(3, 10, 60)  # Python, torch, processes
 START_LIGHT_S = Range(0.2, 0.5, 5)
 DISK = Range(0.2e9, 0.5e9, 2e9)  # bytes/s at which weights are read and written
 MASTER_BYTES = 4  # of a weight on disk
+# Bytes/s between the GPUs of a node; 130e9 is what both stated times of the study come to.
+LINK = Range(40e9, 130e9, 300e9)
+EXCHANGES = 3  # of all weights in a step: gathered forward and backward, gradients reduced
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,13 @@ def speed_of(kind: str, size: Size, machine: Machine, precision: str, history: H
     how = "stated" if stated else "assumed"
     basis = f"{100 * share.likely:.3g} % of {whose} {peak:g} TFLOP/s, {how}"
     return Speed(share * (peak * 1e12), overhead, basis)
+
+
+def exchange_seconds(size: Size, machine: Machine, steps: Range, precision: str) -> Range:
+    """Time in which GPUs exchange weights and gradients: what bounds small batches on many GPUs."""
+    if machine.working < 2:
+        return exactly(0)
+    return steps * (EXCHANGES * size.total * (2 if precision == "bf16" else 4)) / LINK
 
 
 def _peak(profile: Profile, precision: str) -> tuple[float, str]:

@@ -13,6 +13,7 @@ from compiler.cost.compute import (
     START_LIGHT_S,
     TRAIN,
     Machine,
+    exchange_seconds,
     machine_of,
     speed_of,
 )
@@ -139,7 +140,11 @@ class _Pass:
         if reference:  # log-probabilities of the frozen model, once
             flops = flops + once * (FORWARD * model.size.active)
         speed = speed_of(node.kind.name, model.size, machine, config.precision, self.facts.history)
-        seconds = flops / (speed.rate * machine.units) + speed.overhead_s
+        seconds = flops / (speed.rate * machine.units)
+        if not speed.observed:
+            steps = data.count * (epochs_of(node) / config.batch_size)
+            seconds = seconds.at_least(exchange_seconds(model.size, machine, steps, config.precision))
+        seconds = seconds + speed.overhead_s
         words = f"{'6 FLOPs (and 2 of the reference)' if reference else '6 FLOPs'} a token and parameter"
         basis = (data.basis, *_told(model), f"{words}, {speed.basis}")
         return _timed(machine, seconds, rows=data.count, tokens_read=tokens, flops=flops, basis=basis)

@@ -33,6 +33,7 @@ SHAPE = (
     "max_prompt_chars",
     "only_full",
     "epochs",
+    "batch_size",
     "max_length",
     "precision",
     "chat",

@@ -42,11 +42,15 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """FLOP/s of one GPU or one CPU core, seconds beside computing, and how both are known."""
+    """FLOP/s of one GPU or one CPU core, seconds beside computing, and how both are known.
+
+    `observed`: seen in jobs, so that whatever else bounds the speed is in it.
+    """
 
     rate: Range
     overhead_s: Range
     basis: str
+    observed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,7 @@ class History:
         if not near:
             return None
         rate, overhead = observed([j.rate for j in near]), observed([j.overhead_s for j in near])
-        return Speed(rate, overhead, _told(near, "" if same else f" of {_sizes(near)} parameters"))
+        return Speed(rate, overhead, _told(near, "" if same else f" of {_sizes(near)} parameters"), True)
 
     def new_tokens(self, most: int, parameters: float) -> tuple[Range, str] | None:
         """Tokens that a sampled row has, of jobs with the same limit and a model of the same size."""

@@ -1,6 +1,6 @@
 """Holds a budget in dollars while requests are sent: each is set aside before, and settled after.
 
-Several jobs of an experiment may spend at once; what the others spent is looked up every few seconds.
+Several jobs of an experiment may spend at once; what the others spent is looked up from time to time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from runtime.store import Store
 if TYPE_CHECKING:
     from runtime.job import Job
 
-LOOK_EVERY_S = 5.0
+LOOK_EVERY_S, LOOK_SHARE = 0.5, 20.0  # at least so long, and so many times what a look took
 
 
 def most_usd(declaration: LLM, request: Request) -> float | None:
@@ -46,7 +46,7 @@ class Purse:
     own: float = 0.0
     _held: float = 0.0
     _others: float = 0.0
-    _looked: float = float("-inf")
+    _due: float = 0.0
     _tails: Tails = field(default_factory=dict[Path, tuple[int, float]])
 
     @contextmanager
@@ -72,11 +72,13 @@ class Purse:
             self._held -= most
 
     def _of_others(self) -> float:
-        if time.monotonic() - self._looked > LOOK_EVERY_S:
+        """Looked up again and again, for a small share of the time."""
+        now = time.monotonic()
+        if now > self._due:
             self._others = spent(
                 self.store, self.experiment, remember=True, tails=self._tails, without=self.key
             ).usd
-            self._looked = time.monotonic()
+            self._due = now + max(LOOK_EVERY_S, LOOK_SHARE * (time.monotonic() - now))
         return self._others
 
 

@@ -41,7 +41,8 @@ stages:
   all: {kind: prepare, source: web}
   prompts: {kind: prepare, source: web, split: {sft: 10%, aif: rest}}
   tune: {kind: sft, model: seven, data: all, epochs: 3, learning_rate: 1e-6, precision: bf16,
-         truncation: keep_start, parallel: {processes: 8}, resources: {gpus: 8, minutes: 60}}
+         truncation: keep_start, batch_size: 64, parallel: {processes: 8},
+         resources: {gpus: 8, minutes: 60}}
   weak: {kind: sft, model: seven, data: prompts.sft, epochs: 1, learning_rate: 1e-6, precision: bf16,
          truncation: keep_start, resources: {gpus: 1}}
   samples: {kind: sample, model: weak, prompts: prompts.aif, max_new_tokens: 100, resources: {gpus: 1}}
@@ -140,6 +141,24 @@ def test_sampling(tmp_path: Path) -> None:
     assert samples.tokens_read.likely == 9_000 * 256 and samples.tokens_written.likely == 9_000 * 100
     read, written = 2 * 7e9 * 9_000 * 256 / (0.4 * 312e12), 2 * 7e9 * 9_000 * 100 / (0.05 * 312e12)
     assert samples.seconds.likely == pytest.approx(read + written + 66)
+
+
+def test_the_studys_own_hours(tmp_path: Path) -> None:
+    """Stated for 7B on 8 A100, batch 8, fp32 with TF32 (156 TFLOP/s): 1 h an epoch of SFT on 46,000
+    rows, 2 h 45 for 3 epochs of DPO on 40,000 pairs. Lengths of texts are assumed."""
+    lineage = ("stages.tune={batch_size: 8, epochs: 1, precision: fp32}", "stages.rlaif={precision: fp32}")
+    program = paper(tmp_path, *lineage)
+    facts = Facts(
+        sources={("web", None, False): Count(46_000, 800, 900, True, "stated")},
+        models={"seven": Lm(Size(6.74e9, 6.74e9, "stated"), exactly(4), "")},
+    )
+    profile = Profile(gpu_peak_tflops=156)
+    costs = estimate(program, (), facts, profile)
+    tune, rlaif = cost_of(program, costs, "tune"), cost_of(program, costs, "rlaif")
+    assert tune.seconds.likely / 3600 == pytest.approx(1.0, rel=0.05)
+    assert rlaif.seconds.likely / 3600 == pytest.approx(2.75, rel=0.2)
+    # 0.62 s a step: 3 exchanges of 27 GB, more than the arithmetic takes
+    assert (tune.seconds.likely - 64) / (46_000 / 8) == pytest.approx(0.62, abs=0.01)
 
 
 def test_fp32_runs_at_its_own_peak_and_idle_gpus_are_paid(tmp_path: Path) -> None:
@@ -310,7 +329,7 @@ def test_of_a_very_large_file_the_beginning_is_read(
     monkeypatch.setattr(counts, "BEGINNING", 200_000)
     found = count_source(source, None, False, Memory(None))
     assert found is not None and not found.whole and found.completion == 200
-    assert found.rows == pytest.approx(5_000, rel=0.05)
+    assert found.rows == pytest.approx(5_000, rel=0.1)  # gzip reads ahead a little
 
 
 def test_a_large_file_is_counted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
