@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,7 +117,17 @@ class _Pass:
 
     def cost(self, node: Node) -> Cost:
         machine = machine_of(node.resources, processes(node), self.profile)
-        return getattr(self, f"_{node.kind.name}", self._other)(node, machine)
+        kinds: dict[str, Callable[[Node, Machine], Cost]] = {
+            "prepare": self._prepare,
+            "demonstrate": self._demonstrate,
+            "label": self._label,
+            "evaluate": self._evaluate,
+            "select": self._select,
+            "sample": self._sample,
+            "sft": self._sft,
+            "dpo": self._dpo,
+        }
+        return kinds.get(node.kind.name, self._other)(node, machine)
 
     # ------------------------------------------------------------ training
 
@@ -198,7 +208,7 @@ class _Pass:
         if prompts is None:
             return _unknown(node, True, None)
         most = int(node.config.max_tokens)  # type: ignore[attr-defined]
-        written = self.flows._demonstrated(node)
+        written = self.flows.demonstrated(node)
         tokens, how = reply_tokens(node, "teacher", self.facts.history, most)
         if tokens is None:
             assert isinstance(written, Rows)
@@ -298,7 +308,7 @@ class _Pass:
     # ------------------------------------------------------------ anything else
 
     def _prepare(self, node: Node, machine: Machine) -> Cost:
-        parts = self.flows._prepared(node).values()
+        parts = self.flows.prepared(node).values()
         rows = [p for p in parts if isinstance(p, Rows)]
         if not rows:
             return _unknown(node, True, None)

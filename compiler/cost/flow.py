@@ -128,11 +128,11 @@ class Flows:
     def _of_node(self, node: Node) -> Mapping[str, Flow] | Flow:
         kind = node.kind.name
         if kind == "prepare":
-            return self._prepared(node)
+            return self.prepared(node)
         if kind == "select":
             return self._input(node, "candidates")
         make = {
-            "demonstrate": self._demonstrated,
+            "demonstrate": self.demonstrated,
             "sample": self._sampled,
             "label": self._labelled,
             "sft": self._trained,
@@ -153,7 +153,7 @@ class Flows:
 
     # ------------------------------------------------------------ kinds
 
-    def _prepared(self, node: Node) -> Mapping[str, Flow]:
+    def prepared(self, node: Node) -> Mapping[str, Flow]:
         config: Any = node.config
         (binding,) = node.inputs["source"]
         if binding.node is None:
@@ -168,7 +168,7 @@ class Flows:
             whole = replace(whole, count=whole.count.at_most(config.limit))
         return {f"{name or 'data'}.jsonl": part for name, part in _cut(whole, config.split).items()}
 
-    def _demonstrated(self, node: Node) -> Flow:
+    def demonstrated(self, node: Node) -> Flow:
         prompts = self.rows(node, "prompts")
         if prompts is None:
             return None

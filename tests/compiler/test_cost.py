@@ -15,7 +15,7 @@ from compiler.cost.budget import hold, require
 from compiler.cost.counts import Count, Memory, count_rows, count_source
 from compiler.cost.estimate import Cost, Costs, estimate
 from compiler.cost.facts import gather
-from compiler.cost.flow import Facts, Lm, Rows, template_characters
+from compiler.cost.flow import Facts, Lm, template_characters
 from compiler.cost.models import Size, characters_per_token, size_of
 from compiler.cost.prices import Price, price_of, priced, read_tables
 from compiler.cost.words import dollars, duration, short
@@ -122,7 +122,7 @@ def test_splits(tmp_path: Path, config: str, expected: dict[str, int]) -> None:
     text = f"{head}  p: {{kind: prepare, source: s{config}}}\n"
     program = compile_text(tmp_path, text)
     facts = Facts(sources={("s", None, False): Count(1000, 10, None, True, "counted")})
-    made: Any = Flows(program, facts)._prepared(program.graph.nodes[0])
+    made: Any = Flows(program, facts).prepared(program.graph.nodes[0])
     assert {path: rows.count.likely for path, rows in made.items()} == expected
 
 
@@ -516,4 +516,3 @@ def test_words_and_ranges() -> None:
     ]
     assert Range(1, 2, 4) / Range(1, 2, 4) == Range(0.25, 1, 4)
     assert observed([4, 1, 2]) == Range(0.8, 2, 5)
-    assert isinstance(Rows(exactly(1), exactly(1), None, ""), Rows)
