@@ -69,6 +69,7 @@ class StageKind:
         text is part of the recipe.
     preload: slow modules that `run` imports; a runner may import them once, before it forks jobs.
     expand: rewrites a shorthand into several stages, name -> body; bodies are mappings as written.
+    shorthand: the keys that `expand` takes beside the config's; those required stand in for the config's.
     """
 
     name: str
@@ -78,6 +79,7 @@ class StageKind:
     run: Callable[[Job], None]
     check: Callable[[Any, Mapping[str, Port]], Iterable[Problem]] = no_problems
     expand: Callable[[str, dict[str, Any]], dict[str, dict[str, Any]]] = keep
+    shorthand: type[Frozen] | None = None
     templates: Callable[[Any, Mapping[str, Port]], Iterable[str]] = no_templates
     resources: Resources = Resources()
     preload: tuple[str, ...] = ()
