@@ -275,7 +275,7 @@ def _field(key: str, node: Schema, required: bool, holes: bool) -> Schema:
     given = "Required." if required else f"Default: {json.dumps(default)}." if plain else ""
     facts = " ".join(filter(None, (takes, given, AFFECTS.get(node.get("affects", "")))))
     text = f"{about}\n\n{facts}".strip()
-    out = {"description": text, "markdownDescription": text}  # the second keeps its backticks
+    out: Schema = {"description": text, "markdownDescription": text}  # the second keeps its backticks
     if plain:
         out["default"] = default
     if key in EXAMPLES:
@@ -303,8 +303,10 @@ def _value(node: Schema, holes: bool) -> Schema:
         return _array(node, holes)
     if kind == "object":
         return _object(node, holes)
-    if kind == "string" and "format" not in node and not (holes and _kept(node, SIZES)):
-        return {"type": "string", **_kept(node, SIZES)}
+    if kind == "string" and "format" not in node:
+        sizes = _kept(node, SIZES)
+        said: Schema = {"type": "string", **sizes}
+        return {"anyOf": [said, {"type": "string", "pattern": HOLE}]} if holes and sizes else said
     return {}
 
 
