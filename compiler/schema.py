@@ -133,7 +133,8 @@ def _stages(kinds: Sequence[StageKind]) -> tuple[Schema, dict[str, Schema]]:
     extra = {kind.name: kind.shorthand for kind in kinds if kind.shorthand}
     models = list(dict.fromkeys([*(kind.config for kind in kinds), *extra.values()]))
     named, definitions = _definitions(models, holes=True)
-    definitions["stage.Reference"] = _reference(definitions["stage.Reference"])
+    if reference := definitions.get("stage.Reference"):
+        definitions["stage.Reference"] = _reference(reference)
     roots = {model: definitions[name.rpartition("/")[2]] for model, name in named.items()}
     choices: dict[str, tuple[str, str]] = {}
     for kind in kinds:

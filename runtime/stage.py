@@ -115,3 +115,8 @@ def stage_kind(name: str) -> StageKind | None:
 
 def kind_names() -> list[str]:
     return sorted({*stage_kinds(), *_foreign_kinds()})
+
+
+def installed_kinds() -> list[StageKind]:
+    """Every stage kind, also of other packages, by name."""
+    return [kind for name in kind_names() if (kind := stage_kind(name))]

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from compiler.reference import language_reference
+from compiler.schema import profile_schema, spec_schema, to_text
+from runtime.stage import stage_kinds
 from tests.commands import alignc
 
 ROOT = Path(__file__).parent.parent
@@ -19,21 +21,29 @@ def test_the_language_reference_is_generated_from_the_models() -> None:
     assert (ROOT / "docs" / "language.md").read_text() == language_reference(), "run `make docs`"
 
 
+def test_the_schemas_are_generated_from_the_models() -> None:
+    kinds = stage_kinds().values()
+    for name, schema in (("spec", spec_schema(kinds)), ("profile", profile_schema())):
+        kept = (ROOT / "docs" / f"{name}.schema.json").read_text()
+        assert kept == to_text(schema), "run `make docs`"
+
+
 def squeezed(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_the_tutorials_commands_print_what_it_shows(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "tutorial.md").read_text()
-    for name, text in re.findall(r"<!-- file: (\S+) -->\n```yaml\n(.*?)```", page, re.S):
-        (tmp_path / name).write_text(text)
+@pytest.mark.parametrize(("name", "count"), [("tutorial.md", 7), ("editor.md", 4)])
+def test_a_pages_commands_print_what_it_shows(tmp_path: Path, name: str, count: int) -> None:
+    page = (ROOT / "docs" / name).read_text()
+    for file, text in re.findall(r"<!-- file: (\S+) -->\n```yaml\n(.*?)```", page, re.S):
+        (tmp_path / file).write_text(text)
     sessions = re.findall(r"```console\n(.*?)```", page, re.S)
-    assert len(sessions) >= 6
+    assert len(sessions) >= count
     for session in sessions:
         for block in session.split("$ ")[1:]:
             command, *shown = block.strip().splitlines()
-            name, *words = shlex.split(command)
-            assert name == "alignc"
+            program, *words = shlex.split(command)
+            assert program == "alignc"
             code = 2 if any("error AC" in line for line in shown) else 0
             printed = squeezed(alignc(*words, cwd=tmp_path, code=code))
             for line in shown:
