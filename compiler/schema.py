@@ -218,7 +218,8 @@ def _kind_needs(kind: StageKind) -> Iterator[Schema]:
     for field in _required(kind.config):
         if field != "kind" and not _unforeseen(kind):
             swept = {"required": ["sweep"], "properties": {"sweep": _one(field)}}
-            yield {"anyOf": [_one(field), swept, *map(_one, short)]}
+            given = {"anyOf": [swept, *map(_one, short)]} if short else swept
+            yield {"if": given, "else": _one(field)}  # not an `anyOf`: editors would mark the sweep
 
 
 def _required(model: type[BaseModel]) -> list[str]:

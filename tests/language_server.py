@@ -31,10 +31,10 @@ class LanguageServer:
         self.process.kill()
         self.process.communicate()
 
-    def problems(self, name: str, text: str) -> list[tuple[int, str]]:
+    def problems(self, text: str) -> list[tuple[int, str]]:
         """What the server marks in a text: (line from 1, message)."""
         self.version += 1
-        self.uri = (self.folder / f"{self.version}-{name}").as_uri()
+        self.uri = (self.folder / f"{self.version}.yaml").as_uri()
         document = {"uri": self.uri, "languageId": "yaml", "version": 1, "text": text}
         self._send({"method": "textDocument/didOpen", "params": {"textDocument": document}})
         while True:
@@ -43,20 +43,20 @@ class LanguageServer:
                 found = told["params"]["diagnostics"]
                 return [(d["range"]["start"]["line"] + 1, d["message"]) for d in found]
 
-    def completions(self, name: str, text: str) -> dict[str, Any]:
+    def completions(self, text: str) -> dict[str, Any]:
         """What is offered where `|` stands in the text: label -> item."""
-        result = self._at("textDocument/completion", name, text)
+        result = self._at("textDocument/completion", text)
         items = result["items"] if isinstance(result, dict) else result or []
         return {item["label"]: item for item in items}
 
-    def hover(self, name: str, text: str) -> str:
+    def hover(self, text: str) -> str:
         """What is shown over the place where `|` stands in the text."""
-        result = self._at("textDocument/hover", name, text)
+        result = self._at("textDocument/hover", text)
         return result["contents"]["value"] if result else ""
 
-    def _at(self, method: str, name: str, text: str) -> Any:
+    def _at(self, method: str, text: str) -> Any:
         before, _, after = text.partition("|")
-        self.problems(name, before + after)
+        self.problems(before + after)
         lines = before.split("\n")
         position = {"line": len(lines) - 1, "character": len(lines[-1])}
         return self.ask(method, {"textDocument": {"uri": self.uri}, "position": position})

@@ -298,9 +298,9 @@ NUMBERS = ["3", "1e-3", " 7 ", "1_000", "inf", "-nan", "yes", "off", "T", "true"
 WORDS = ["", "x", "None", "${seed}", "${seed}1", "${", "rest", "adamw", "linear", "sft", "dpo", "simulated"]
 TEXTS = [*NUMBERS, *WORDS, "test", "prompts.sft", "Prüfung", "a b"]
 scalars = st.one_of(
-    st.sampled_from([None, True, False, 0, 1, 2, -1, 0.5, 3.0, 1e300, float("inf"), float("nan"), *TEXTS]),
-    st.integers(),
-    st.floats(),
+    st.sampled_from([None, True, False, 0, 1, 2, -1, 0.5, 3.0, float("inf"), float("nan"), *TEXTS]),
+    st.integers(-1000, 1000),
+    st.floats(-1000, 1000),
     st.text(max_size=4),
 )
 values = st.one_of(
