@@ -338,7 +338,7 @@ def test_what_is_mutated_is_right(tmp_path: Path, tree: Any) -> None:
 
 
 @given(mutated())
-@settings(max_examples=600, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_what_the_schema_refuses_the_compiler_refuses(tmp_path: Path, tree: Any) -> None:
     text = json.dumps(tree).replace("Infinity", ".inf").replace("NaN", ".nan")
     read, problems = parse(text, "spec.yaml")
