@@ -35,11 +35,6 @@ def squeezed(text: str) -> str:
 
 # page -> its sessions, at least
 SESSIONS = {"tutorial.md": 7, "leaving.md": 3, "selecting.md": 4, "editor.md": 4}
-    "tutorial.md": 7,
-    "leaving.md": 3,
-    "selecting.md": 4,
-    "editor.md": 4,
-}  # page -> its sessions, at least
 
 
 def exit_code(words: list[str], shown: list[str]) -> int:
