@@ -220,14 +220,19 @@ def _unsubmittable(needs: Sequence[Step], state: State) -> tuple[Action, str] | 
     return None
 
 
+# Where a group stands: generation, rank of its stage, segment, and the last segment (rank of its stage,
+# number) that it waits for. Nodes that go on from runs of later stages are of a later generation.
+_Order = tuple[int, int, int, tuple[int, int]]
+
+
 @dataclass(slots=True, eq=False)
 class _Group:
-    """A group while it is filled. Groups are submitted in the order of generation, stage and segment."""
+    """A group while it is filled. Each comes after all groups that its nodes need."""
 
     stage: str
     resources: Resources
     processes: int
-    order: tuple[int, int, int]
+    order: _Order
     tasks: list[list[int]] = field(default_factory=list[list[int]])
 
 
@@ -254,28 +259,36 @@ def _members(
 ) -> tuple[list[_Group], dict[str, tuple[_Group, list[int]]]]:
     """The groups in order of submission, and the group and task of each key."""
     rank = {stage: number for number, stage in enumerate(program.graph.by_stage)}
-    generations = _generations(steps)
     groups: list[_Group] = []
     open_groups: dict[tuple[object, ...], _Group] = {}
     owner: dict[str, tuple[_Group, list[int]]] = {}
+    orders: list[_Order | None] = []  # of each step's group
     for index, step in enumerate(steps):
-        if step.action not in MADE or step.key in owner:
+        known = owner.get(step.key)
+        if step.action not in MADE or known is not None:
+            orders.append(known and known[0].order)
             continue
-        node = step.node
-        order = (generations[index], rank[node.stage], node.segment)
-        asked = (*order, *_asked(node))
+        node, asked = step.node, _asked(step.node)
+        reads = [o for n in step.needs if (o := orders[n]) is not None and n != node.follows]
+        order = _order(rank[node.stage], node.segment, reads)
         before = None if node.follows is None else owner.get(steps[node.follows].key)
-        if before is not None and asked == (*before[0].order, *_asked(steps[before[1][0]].node)):
-            before[1].append(index)
-            owner[step.key] = before
-            continue
-        group = open_groups.get(asked)
+        if before is not None:
+            ahead, task = before
+            same = ahead.order[1:] == order[1:] and _asked(steps[task[0]].node) == asked
+            if same and ahead.order >= order:
+                task.append(index)
+                owner[step.key] = before
+                orders.append(ahead.order)
+                continue
+            order = _order(rank[node.stage], node.segment, reads, ahead.order)
+        group = open_groups.get((order, asked))
         if group is None or len(group.tasks) == max_array:
-            group = open_groups[asked] = _Group(node.stage, node.resources, processes(node), order)
+            group = open_groups[order, asked] = _Group(node.stage, node.resources, processes(node), order)
             groups.append(group)
         task = [index]
         group.tasks.append(task)
         owner[step.key] = (group, task)
+        orders.append(order)
     return sorted(groups, key=lambda g: g.order), owner
 
 
@@ -285,18 +298,11 @@ def _asked(node: Node) -> tuple[object, ...]:
     return r.cpus, r.gpus, r.memory_gb, r.minutes, r.partition, processes(node)
 
 
-def _generations(steps: Sequence[Step]) -> list[int]:
-    """How many runs of other stages each node goes on from, at most, on any way to it.
-
-    Groups of one generation need each other only in the order of their stages.
-    """
-    found: list[int] = []
-    for step in steps:
-        follows = step.node.follows
-        crossing = follows is not None and steps[follows].node.stage != step.node.stage
-        here = max((found[n] for n in step.needs), default=0)
-        found.append(max(here, found[follows] + 1) if follows is not None and crossing else here)
-    return found
+def _order(rank: int, segment: int, reads: Sequence[_Order], *ahead: _Order) -> _Order:
+    """The place of a node behind all groups that it reads, and that of the run that it goes on from."""
+    waits = max(((o[1], o[2]) if o[2] else o[3] for o in reads), default=(0, 0))
+    place = (rank, segment, waits)
+    return (max((o[0] + (o[1:] >= place) for o in (*reads, *ahead)), default=0), *place)
 
 
 def _names(experiment: str, groups: Sequence[_Group]) -> dict[_Group, str]:
