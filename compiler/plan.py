@@ -12,6 +12,7 @@ from compiler.graph import Node
 from compiler.identify import Identity
 from compiler.memory import Past
 from compiler.program import Program
+from runtime.fields import takes_many
 from runtime.job import CHOICE
 from runtime.stage import Resources
 
@@ -118,6 +119,7 @@ def _steps(
     state: State,
     selected: frozenset[int] | None,
     moved: Mapping[str, Cause],
+    fresh: frozenset[str],
     *,
     on_slurm: bool,
 ) -> list[Step]:
@@ -139,7 +141,7 @@ def _steps(
             why = f"the same work as {first[key]}, done once"
         spared = ""
         if action == "run" and node.id in moved and key not in first:
-            spared = _spared(moved[node.id], needed)
+            spared = _spared(moved[node.id], needed, fresh)
             action, why = "rerun", _because(moved[node.id], spared)
         first.setdefault(key, node.id)
         steps.append(Step(node, key, action, why, needs, spared))
@@ -168,7 +170,22 @@ def _moved(program: Program, past: Past, state: State) -> dict[str, Cause]:
     """Nodes that were made before under another key, and why it is another."""
     symbolic = replace(program, identities=tuple(i.symbolic() for i in program.identities))
     made = state.sealed | state.realised
-    return {id_: cause for id_, cause in causes(past, symbolic).items() if past[cause.was]["key"] in made}
+    found = causes(past, symbolic)
+    return {id_: c for id_, c in found.items() if made & {past[c.was]["key"], past[c.was].get("real")}}
+
+
+def _fresh_choices(program: Program, past: Past, moved: Mapping[str, Cause]) -> frozenset[str]:
+    """Choices that cannot fall as before: none of their candidates is as it was."""
+    found: set[str] = set()
+    for node, identity in zip(program.graph.nodes, program.identities, strict=True):
+        if node.id in moved and _is_choice(node):
+            fields = node.kind.config.model_fields.items()
+            name = next(name for name, info in fields if takes_many(info))
+            before = past[moved[node.id].was]["recipe"]["inputs"].get(name, ())
+            now = identity.symbolic().recipe["inputs"][name]
+            if not any(candidate in before for candidate in now):
+                found.add(node.id)
+    return frozenset(found)
 
 
 def _because(cause: Cause, spared: str) -> str:
@@ -177,13 +194,13 @@ def _because(cause: Cause, spared: str) -> str:
     return (f"unless {spared} falls as before: " if spared else "") + f"{first}{more}"
 
 
-def _spared(cause: Cause, needs: Sequence[Step]) -> str:
+def _spared(cause: Cause, needs: Sequence[Step], fresh: frozenset[str]) -> str:
     """The stage of the choice that may spare a node from running again; empty where none can.
 
-    A choice that falls as before spares whatever changed by nothing else.
+    A choice that falls as before spares whatever changed by nothing else; those of `fresh` cannot.
     """
     stages = {
-        step.node.stage if _is_choice(step.node) else step.after_choice
+        step.node.stage if _is_choice(step.node) and step.node.id not in fresh else step.after_choice
         for step in needs
         if step.action in (*MADE, "wait")
     }
@@ -358,7 +375,8 @@ def make_plan(
         chosen = {program.identities[i].key for i in selected}
         selected = frozenset(i for i, key in enumerate(program.keys) if key in chosen)
     moved = _moved(program, past, state) if past else {}
-    steps = _steps(program, state, selected, moved, on_slurm=on_slurm)
+    fresh = _fresh_choices(program, past, moved) if past and moved else frozenset[str]()
+    steps = _steps(program, state, selected, moved, fresh, on_slurm=on_slurm)
     groups = _groups(program, steps, state, max_array or max(1, len(steps)))
     shown = steps if selected is None else [steps[i] for i in sorted(selected)]
     again = {s.node.id: moved[s.node.id] for s in shown if s.action == "rerun"}

@@ -153,11 +153,11 @@ def plan_of(
 
 
 def remember_plan(plan: Plan, store: Store) -> None:
-    """Keep what the plan's nodes are, so that the next plan can tell what has changed."""
+    """Keep what the nodes are that it carries out, so that the next plan can tell what has changed."""
     from compiler.memory import remember
 
-    identities = plan.program.identities
-    nodes = [(s.node, i) for s, i in zip(plan.steps, identities, strict=True) if s.action != "skip"]
+    steps = zip(plan.steps, plan.program.identities, strict=True)
+    nodes = [(step.node, identity) for step, identity in steps if step.action not in ("skip", "blocked")]
     remember(store, plan.program.spec.experiment, nodes)
 
 
