@@ -118,13 +118,19 @@ def in_file_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
     return sorted(unique.values(), key=lambda d: (d.span.file, d.span.line, d.span.column, d.code))
 
 
+EXCERPT = 200  # characters of a line that are shown
+LEFT_OF_CARET = 80  # of these, in a line that is longer
+
+
 def _excerpt(span: Span, line: str | None) -> list[str]:
     if line is None:
         return []
-    shown = line[:200]
-    width = max(1, min(span.end, len(shown) + 1) - span.column)
+    start = max(0, span.column - 1 - LEFT_OF_CARET) if len(line) > EXCERPT else 0
+    shown = line[start : start + EXCERPT]
+    width = max(1, min(span.end - start, len(shown) + 1) - (span.column - start))
     number = f"{span.line:>5} | "
-    return [number + shown, " " * (len(number) - 2) + "| " + " " * (span.column - 1) + "^" * width]
+    blank = " " * (span.column - 1 - start)
+    return [number + shown, " " * (len(number) - 2) + "| " + blank + "^" * width]
 
 
 def render(diagnostic: Diagnostic, texts: Mapping[str, str]) -> str:

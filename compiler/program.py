@@ -16,7 +16,7 @@ from compiler.expand import expand
 from compiler.graph import Graph
 from compiler.identify import Chosen, Identity, identify, nothing_chosen
 from compiler.link import link
-from compiler.source import load
+from compiler.source import OVERRIDE, load
 from compiler.spec import Declaration, Spec, read_spec
 from compiler.tables import Table, resolve_tables
 from runtime import templates
@@ -69,7 +69,7 @@ def _place_of_path(declaration: Declaration) -> Any:
 
 def _resolve(declaration: Declaration) -> Declaration:
     file = _place_of_path(declaration).span.file
-    base = Path.cwd() if file.startswith("--set ") else Path(file).resolve().parent
+    base = Path.cwd() if file.startswith(OVERRIDE) else Path(file).resolve().parent
     return replace(declaration, value=_with_paths(declaration.value, base))
 
 

@@ -171,10 +171,14 @@ def parse(text: str, file: str) -> tuple[Located | None, list[Diagnostic]]:
     return reader.read(), reader.problems
 
 
+OVERRIDE = "--set "  # how the name of a place on the command line begins
+
+
 def merge(under: Located, over: Located, path: tuple[str, ...] = ()) -> Located:
     """`over` on top of `under`: mappings merge deeply, anything else is replaced.
 
-    A list of names over an axis of records chooses from the records, in the list's order.
+    A mapping of which an override changes a part stays where it is written. A list of names over an
+    axis of records chooses from the records, in the list's order.
     """
     if (
         len(path) == 2
@@ -190,7 +194,7 @@ def merge(under: Located, over: Located, path: tuple[str, ...] = ()) -> Located:
     entries = dict(under.value)
     for name, value in over.value.items():
         entries[name] = merge(entries[name], value, (*path, name)) if name in entries else value
-    return replace(over, value=entries)
+    return replace(under if over.span.file.startswith(OVERRIDE) else over, value=entries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +281,7 @@ class _Loader:
 def _override(tree: Located, text: str) -> Located | Diagnostic:
     """One `a.b=c` applied; the value is read as YAML."""
     name, equals, value_text = text.partition("=")
-    file = f"--set {name}"
+    file = f"{OVERRIDE}{name}"
     span = Span(file, 1, 1, len(text) + 1)
     if not equals or not all(name.split(".")):
         return Diagnostic("AC006", f"`{text}` is not of the form `a.b=value`", span)
@@ -313,7 +317,7 @@ def load(
     """
     loader = _Loader(read_text)
     tree = loader.load(path, (), None)
-    texts = {**loader.texts, **{f"--set {o.partition('=')[0]}": o for o in overrides}}
+    texts = {**loader.texts, **{OVERRIDE + o.partition("=")[0]: o for o in overrides}}
     for override in overrides:
         applied = _override(tree or Located({}, NOWHERE), override)
         if isinstance(applied, Diagnostic):

@@ -158,6 +158,13 @@ def test_an_override_is_the_place() -> None:
     assert told(STUDY, STUDY, "stages.rlaif.beta=0.2") == [line]
 
 
+def test_a_falling_schedule_is_another_where_the_run_is_longer() -> None:
+    """The horizon is not written; what it follows from is."""
+    old = STUDY.replace("epochs: 6", "schedule: cosine\n    epochs: 6")
+    found = told(old, old.replace("epochs: 6", "epochs: 8"), "stages.tune.resources.minutes=9")
+    assert found[0] == "horizon 6 -> 8, spec.yaml:25; 10 stages after it (40 nodes)"
+
+
 def test_two_causes_are_both_told_where_they_meet() -> None:
     before = remembered(compiled(STUDY))
     found = causes(before, compiled(STUDY.replace("epochs: 6", "epochs: 8").replace("size: 64", "size: 128")))

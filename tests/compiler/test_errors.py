@@ -8,6 +8,7 @@ import pytest
 
 from compiler.errors import CODES, SpecError, near
 from compiler.program import compile_spec
+from tests.compiler.specs import HEAD, compile_text
 from tests.golden import GOLDEN, check_golden
 
 SPECS = sorted(p.name for p in (GOLDEN / "errors").glob("*.yaml"))
@@ -60,3 +61,12 @@ def test_an_error_in_an_included_file_names_that_file(tmp_path: Path) -> None:
 )
 def test_near(word: str, known: list[str], hint: str) -> None:
     assert near(word, known) == hint
+
+
+def test_an_excerpt_of_a_long_line_shows_the_place(tmp_path: Path) -> None:
+    stages = ", ".join(f"s{n}: {{kind: prepare, source: tasks}}" for n in range(99))
+    long = f"stages: {{{stages}, x: {{kind: pepare}}}}"
+    with pytest.raises(SpecError) as caught:
+        compile_text(tmp_path, HEAD + long)
+    _, excerpt, caret, *_ = str(caught.value).splitlines()
+    assert len(excerpt) < 250 and excerpt[caret.index("^") :].startswith("pepare")

@@ -222,3 +222,14 @@ def test_parts_of_a_training_split_are_training_prompts(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as caught:
         compile_text(tmp_path, text)
     assert [d.code for d in caught.value.diagnostics] == ["AC333"]
+
+
+def test_a_stage_stays_where_it_is_written_when_a_field_is_overridden(tmp_path: Path) -> None:
+    plain, changed = (compile_text(tmp_path, STUDY, *more) for more in ((), ("stages.tune.batch_size=4",)))
+    assert [n.place for n in changed.graph.nodes] == [n.place for n in plain.graph.nodes]
+
+
+def test_a_stage_that_sets_what_it_sweeps_is_to_blame_alone(tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        compile_text(tmp_path, STUDY.replace("checkpoint_every: 2", "learning_rate: 1e-3"))
+    assert [d.code for d in caught.value.diagnostics] == ["AC207"]
