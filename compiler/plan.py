@@ -29,6 +29,8 @@ class State:
     sealed: frozenset[str] = frozenset()
     # key -> why its last try failed
     failed: Mapping[str, str] = field(default_factory=dict[str, str])
+    # key -> what ended its last try, where it did not fail but was asked to stop
+    stopped: Mapping[str, str] = field(default_factory=dict[str, str])
     # key -> who is at work on it or has it queued; `waiting_for` gives the Slurm job, where it is one
     busy: Mapping[str, str] = field(default_factory=dict[str, str])
     slurm_jobs: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -160,10 +162,11 @@ def _decide(node: Node, identity: Identity, needs: Sequence[Step], state: State)
     if fresh:
         more = f" and {len(fresh) - 1} more" if len(fresh) > 1 else ""
         return "run", f"needs {fresh[0]}{more}, not made yet"
+    why = state.stopped.get(key, "not made yet")
     reached = state.reached.get(identity.trajectory, 0.0)
     if 0 < reached <= getattr(node.config, node.kind.prefix, 0):
-        return "run", f"not made yet; goes on from {node.kind.prefix.removesuffix('s')} {reached:g}"
-    return "run", "not made yet"
+        why += f"; goes on from {node.kind.prefix.removesuffix('s')} {reached:g}"
+    return "run", why
 
 
 def _moved(program: Program, past: Past, state: State) -> dict[str, Cause]:

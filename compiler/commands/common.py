@@ -114,8 +114,11 @@ def open_store(path: str) -> Store:
 def compile_(spec: str, overrides: tuple[str, ...], store: Store) -> Program:
     """The compiled spec; its warnings are printed."""
     from compiler.program import compile_spec
+    from compiler.promise import SUFFIX, is_promise
     from compiler.survey import choices
 
+    if spec.endswith(SUFFIX) and is_promise(Path(spec)):
+        raise UsageError(f"{spec} is a plan: `run` and `submit` carry it out; name its spec here")
     # Hardly anything that is made here goes again soon: looking for garbage takes a third of the time.
     gc.disable()
     program = compile_spec(spec, overrides, store.root / ".fingerprints.json", choices(store))

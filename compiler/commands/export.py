@@ -34,6 +34,8 @@ def command(
     # The scripts may be run at any later time, so what is queued or failed today does not count.
     state = State(sealed=store.sealed()) if missing else State()
     made = make_plan(program, state, max_array=profile.max_array_size)
+    if not program.graph.nodes:
+        raise UsageError(f"{spec} has no stages: there is nothing to export")
     if not made.jobs:
         raise UsageError(
             f"nothing is missing in {store.root}: export all with the same words, `--missing` left out"
