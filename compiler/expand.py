@@ -329,8 +329,7 @@ class _Expander:
         for problem in stage.kind.check(variant.config, ports):
             place = variant.body.items.get(aliases.get(problem.field, problem.field), variant.body)
             span = place.span if place is not variant.body else place.place
-            notes = (("expanded from", place.origin),) if place.origin else ()
-            self.problems.append(Diagnostic(problem.code, problem.message, span, problem.hint, notes))
+            self.problems.append(Diagnostic(problem.code, problem.message, span, problem.hint))
 
 
 def _join(rows: list[Row], name: str, readings: list[Binding]) -> list[Row]:
@@ -366,7 +365,8 @@ def _unknown_output(reference: Reference, ports: Mapping[str, Port], span: Span)
         hint = f"one of {', '.join(f'{reference.name}.{n}' for n in names)}"
         return Diagnostic("AC302", f"`{reference.name}` has several outputs: name one", span, hint)
     message = f"`{reference.name}` has no output `{reference.output}`"
-    return Diagnostic("AC302", message, span, near(reference.output, names))
+    hint = near(reference.output, names) if names else f"it has only one: write `{reference.name}`"
+    return Diagnostic("AC302", message, span, hint)
 
 
 def expand(spec: Spec, linked: Linked) -> tuple[Graph, list[Diagnostic]]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from runtime.fields import Frozen, nothing, result, speed
+from runtime.known import ChatFormat
 from runtime.world import chosen
 
 # ---------------------------------------------------------------- models
@@ -43,7 +44,7 @@ class ModelDecl(Frozen):
     hub: str | None = result(None, doc="a model id on the Hugging Face hub")
     revision: str | None = result(None, doc="commit of the hub model; pin it for a reproducible study")
     init: Architecture | None = result(None, doc="random weights of this shape")
-    chat: str | None = result(None, doc="chat format of this model; a stage that trains it may set another")
+    chat: ChatFormat = result(None, doc="chat format of this model; a stage that trains it may set another")
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelDecl:
