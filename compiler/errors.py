@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 # AC0xx reading, AC1xx names and shapes, AC2xx axes, AC3xx types and protocol, AC4xx tables,
-# AC5xx the world outside
+# AC5xx the world outside, AC6xx warnings
 CODES: dict[str, str] = {
     "AC001": "the file cannot be read",
     "AC002": "this is not YAML",
@@ -34,6 +34,7 @@ CODES: dict[str, str] = {
     "AC207": "a sweep of something that cannot be swept",
     "AC208": "candidates and scores do not line up",
     "AC209": "nothing to reduce",
+    "AC210": "unknown axis value",
     "AC301": "unknown stage or declaration",
     "AC302": "unknown output",
     "AC303": "wrong kind of artifact",
@@ -46,13 +47,19 @@ CODES: dict[str, str] = {
     "AC330": "completions of different prompts",
     "AC331": "nothing to compare with",
     "AC332": "choice on the test set",
-    "AC333": "evaluation on training prompts",
+    "AC333": "evaluation or choice on training prompts",
+    "AC334": "a test on prompts that a choice was made on",
     "AC401": "a table cell has several values",
     "AC402": "unknown row or column in a table",
     "AC403": "published numbers cannot be read",
     "AC501": "a file of the spec is not there",
     "AC502": "unknown cluster profile",
     "AC503": "over budget",
+    "AC601": "a stage that nothing uses",
+    "AC602": "a sweep that nothing reduces",
+    "AC603": "an axis that no stage mentions",
+    "AC604": "another chat format than the model was tuned in",
+    "AC605": "a model name that is no snapshot",
 }
 
 
@@ -158,7 +165,7 @@ def _printable(text: str) -> str:
 
 def _excerpt(span: Span, line: str | None) -> list[str]:
     """The line with a caret below; of a long line the part around the place."""
-    if line is None:
+    if not line or line.isspace():
         return []
     first = max(0, span.column - WIDTH // 2) if span.end > WIDTH else 0
     shown = "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line[first : first + WIDTH])
@@ -177,9 +184,10 @@ def render(diagnostic: Diagnostic, texts: Mapping[str, str]) -> str:
         return lines[span.line - 1] if 0 < span.line <= len(lines) else None
 
     d = diagnostic
-    out = [f"{d.span}: {d.severity} {d.code}: {_printable(d.message)}", *_excerpt(d.span, line_of(d.span))]
+    first = _printable(f"{d.span}: {d.severity} {d.code}: {d.message}")
+    out = [first, *_excerpt(d.span, line_of(d.span))]
     for word, span in d.related:
-        out.append(f"      {word} {span}")
+        out.append(_printable(f"      {word} {span}"))
         if word != INCLUDED:
             out += _excerpt(span, line_of(span))
     if d.hint:

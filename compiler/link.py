@@ -59,7 +59,8 @@ def _holes(spec: Spec, stage: Stage) -> list[Diagnostic]:
     return [p for tree in (stage.body, *stage.sweep.values()) for p in interpolate.check(tree, spec.axes)]
 
 
-def _mentions(stage: Stage) -> list[str]:
+def mentioned(stage: Stage) -> list[str]:
+    """The axes that a stage mentions, in its body or its sweep."""
     return [name for tree in (stage.body, *stage.sweep.values()) for name in interpolate.mentions(tree)]
 
 
@@ -100,7 +101,7 @@ def link(spec: Spec) -> tuple[Linked, list[Diagnostic]]:
             broken.add(name)
     empty = {name for name, values in spec.axes.items() if not values}  # told already
     unfilled = frozenset(
-        name for name, stage in spec.stages.items() if _holes(spec, stage) or empty & set(_mentions(stage))
+        name for name, stage in spec.stages.items() if _holes(spec, stage) or empty & set(mentioned(stage))
     )
     left = dict(needs)
     circles: list[str] = []

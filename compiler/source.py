@@ -125,7 +125,7 @@ class _Reader:
 
     def _not_yaml(self, error: yaml.MarkedYAMLError) -> Diagnostic:
         mark, context = error.problem_mark or error.context_mark, error.context_mark
-        words = " ".join(w for w in (error.problem, error.context) if w) or "not YAML"
+        words = ": ".join(w for w in (error.context, error.problem) if w) or "not YAML"
         if mark is None:
             return Diagnostic("AC002", words, self._start())
         notes = (("it begins at", self._at(context)),) if context and context.line != mark.line else ()
@@ -212,9 +212,7 @@ def _likely(words: str, line: str, column: int) -> str:
     if "${" in line[: column + 1] and "flow" in words:
         return 'inside `{...}` and `[...]` put it in quotes: `"${axis}"`'
     if "mapping values" in words:
-        return (
-            "put a text that holds `: ` in quotes; a key above may lack its `:`, or this line its indentation"
-        )
+        return "put a text that holds `: ` in quotes; or a key above lacks its `:`"
     if "alias" in words or line[column : column + 1] in {"%", "@", "`"}:
         return "put a text that begins with `*`, `&`, `%`, `@` or a backquote in quotes"
     if "did not find expected key" in words:
@@ -328,19 +326,21 @@ class _Loader:
                 continue
             child = replace(child, value={k: v for k, v in child.items.items() if k != "experiment"})
             if base is not None:
-                self._refuse_conflicts(base, child)
+                self._refuse_conflicts(base, child, own)
             base = child if base is None else merge(base, child, self.problems)
         return own if base is None else merge(base, own, self.problems)
 
-    def _refuse_conflicts(self, first: Located, second: Located) -> None:
-        """Two included files may both define a name only if they say the same of it."""
+    def _refuse_conflicts(self, first: Located, second: Located, own: Located) -> None:
+        """Two included files may both define a name only if they say the same, or the including one settles it."""
         for section in SECTIONS:
             ours, theirs = first.items.get(section), second.items.get(section)
             if ours is None or theirs is None:
                 continue
             for name in ours.items.keys() & theirs.items.keys():
                 a, b = ours.items[name], theirs.items[name]
-                if a.plain() != b.plain():
+                over = own.find([section, name])
+                settled = [merge(x, over[0], [], (section, name)) if over[1] == 2 else x for x in (a, b)]
+                if settled[0].plain() != settled[1].plain():
                     self.problems.append(
                         Diagnostic(
                             "AC005",

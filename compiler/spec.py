@@ -115,7 +115,8 @@ def read_spec(source: Source) -> tuple[Spec, list[Diagnostic]]:
         if found is None or found.value is None:
             return {}
         if not isinstance(found.value, dict):
-            problems.append(Diagnostic("AC104", f"`{name}` is a mapping of names", found.span))
+            hint = "write `name: ...` without the `-`" if found.elements else ""
+            problems.append(Diagnostic("AC104", f"`{name}` is a mapping of names", found.span, hint))
         for key, entry in found.items.items():
             if not _NAME.match(key):
                 hint = "use letters, digits, `_` and `-`, beginning with a letter"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compiler.errors import Diagnostic, Note, Span, near
-from compiler.graph import Binding, Graph, axis_name, find_output
+from compiler.graph import Binding, Graph, axis_name, distinct_outputs, find_output
 from compiler.interpolate import Label
 from compiler.source import Located
 from compiler.spec import Published, Spec, TableSpec
@@ -127,12 +127,12 @@ class _Resolver:
             return None
         if stage not in self.graph.by_stage:
             return []  # broken; told elsewhere
-        ports = self.graph.nodes[self.graph.by_stage[stage][0]].outputs
-        metrics = [m for p in ports.values() for m in p.metrics]
-        found = find_output(ports, metric)
-        if found is None or not found[1]:
-            self._no_score(stage, metric, metrics, place, column)
-            return None
+        for ports in distinct_outputs(self.graph.nodes, self.graph.by_stage[stage]):
+            metrics = [m for p in ports.values() for m in p.metrics]
+            found = find_output(ports, metric)
+            if found is None or not found[1]:
+                self._no_score(stage, metric, metrics, place, column)
+                return None
         return self.graph.readings(stage, metric)
 
     def _no_score(

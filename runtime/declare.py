@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from runtime.fields import Frozen, nothing, result, speed
-from runtime.known import ChatFormat
+from runtime.known import TOKENIZER, ChatFormat
 from runtime.world import chosen
 
 # ---------------------------------------------------------------- models
@@ -50,6 +50,10 @@ class ModelDecl(Frozen):
     def _one_origin(self) -> ModelDecl:
         if sum(x is not None for x in (self.path, self.hub, self.init)) != 1:
             raise ValueError("give exactly one of `path`, `hub` and `init`")
+        if self.init is not None and self.chat == TOKENIZER:
+            raise ValueError(
+                "the `chat` format `tokenizer` needs a tokenizer with one, and `init` makes a new one"
+            )
         return self
 
 

@@ -34,8 +34,8 @@ class Sample(StageConfig, Sampling):
 
 
 def outputs(config: Sample, inputs: Mapping[str, Port]) -> dict[str, Port]:
-    model = inputs["model"]
-    return {"": replace(inputs["prompts"], type="Completions", path="data.jsonl", seen=model.seen)}
+    made = replace(inputs["prompts"], type="Completions", path="data.jsonl")
+    return {"": replace(made, seen=inputs["model"].seen, chosen=inputs["model"].chosen)}
 
 
 def chat_templates(config: StageConfig, inputs: Mapping[str, Port]) -> Iterable[str]:

@@ -32,6 +32,7 @@ def trained(config: TrainingConfig, model: Port, data: Port, chat: str | None) -
             path="epoch-{epoch}",
             epochs=config.kept_epochs() if config.checkpoint_every else (),
             seen=model.seen | data.pools,
+            chosen=model.chosen,
             chat=chat,
             base=model.base or model.name,
         )
