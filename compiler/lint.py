@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
-from compiler.errors import Diagnostic, Span
+from compiler.errors import Diagnostic, Span, in_file_order
 from compiler.graph import AxisId, Binding, Graph, axis_name, is_local
 from compiler.link import mentioned
 from compiler.spec import Declaration, Spec
@@ -16,19 +16,21 @@ from runtime.declare import AnthropicLLM, OpenAiLLM
 UNTUNED = (None, "plain")  # a model that has seen text only was not tuned to be asked in one way
 PUBLIC_HOSTS = (None, "api.openai.com", "api.anthropic.com")
 DATED = re.compile(r"[-@]\d{4}(-?\d\d-?\d\d)?(?!\d)")  # gpt-4o-2024-08-06, gpt-4-0613, claude-...-20241022
+SNAPSHOTS = {"openai": "gpt-4o-2024-08-06", "anthropic": "claude-sonnet-4-5-20250929"}
 # From the 4.6 generation on Anthropic's names have no date, and stand for one snapshot all the same.
 DATELESS = re.compile(r"claude-[a-z]+-(\d+)(?:-(\d{1,2}))?\Z")
 
 
 def lint(spec: Spec, graph: Graph, tables: Sequence[Table]) -> list[Diagnostic]:
-    """Every warning of a spec that has no errors."""
-    return [
+    """Every warning of a spec that has no errors, in file order."""
+    found = (
         *_unused(spec, graph, tables),
         *_unreduced(spec, graph, tables),
         *_idle_axes(spec),
         *_other_chats(spec, graph),
         *_unpinned(graph),
-    ]
+    )
+    return in_file_order(found)
 
 
 def _warning(code: str, message: str, place: Span, hint: str) -> Diagnostic:
@@ -119,7 +121,7 @@ def _unpinned(graph: Graph) -> Iterator[Diagnostic]:
     used = {b.declaration.name: b.declaration for b in _read(graph) if b.declaration}
     for declaration in used.values():
         if _may_move(declaration):
-            hint = "name a dated snapshot, such as `gpt-4o-2024-08-06`"
+            hint = f"name a snapshot, such as `{SNAPSHOTS[declaration.value.provider]}`"
             message = f"`{declaration.value.model}` names no snapshot: the provider may change what answers"
             yield _warning("AC605", message, declaration.body.items["model"].span, hint)
 

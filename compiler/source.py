@@ -181,7 +181,7 @@ class _Reader:
                 self.problems.append(Diagnostic("AC007", "a key must be a plain word", span))
                 continue
             name = str(key_node.value)
-            if name == MERGE and key_node.style is None:
+            if name == MERGE and not key_node.style:  # in quotes it is a name like any other
                 merged = self._merged(value_node, loader, span, depth) | merged
                 continue
             if name in entries:
@@ -331,7 +331,7 @@ class _Loader:
         return own if base is None else merge(base, own, self.problems)
 
     def _refuse_conflicts(self, first: Located, second: Located, own: Located) -> None:
-        """Two included files may both define a name only if they say the same, or the including one settles it."""
+        """Two included files may define one name only alike, or where the including one settles it."""
         for section in SECTIONS:
             ours, theirs = first.items.get(section), second.items.get(section)
             if ours is None or theirs is None:
@@ -356,7 +356,7 @@ def _override(tree: Located, text: str, problems: list[Diagnostic]) -> Located |
     """One `a.b=c` applied; the value is read as YAML."""
     name, equals, value_text = text.partition("=")
     file = COMMAND_LINE + name
-    span = Span(file, 1, 1, len(text) + 1)
+    span = Span(file, 1, 1, max(len(text), 1) + 1)
     if not equals or not all(name.split(".")):
         return Diagnostic("AC006", f"`{text}` is not of the form `a.b=value`", span)
     value, wrong = parse(value_text or "null", file)

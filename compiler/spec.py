@@ -293,7 +293,7 @@ def _repeated(what: str, values: Iterable[tuple[Any, Span]]) -> list[Diagnostic]
     first: dict[Any, Span] = {}
     for value, place in values:
         if value in first:
-            note = (("first stands at", first[value]),)
+            note = (("first stands at", first[value]),) if first[value] != place else ()
             problems.append(Diagnostic("AC003", f"{what} has the value `{value}` twice", place, notes=note))
         first.setdefault(value, place)
     return problems

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from compiler.explanations import error_reference
 from compiler.reference import language_reference
 from tests.commands import alignc
 
@@ -17,6 +18,10 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 def test_the_language_reference_is_generated_from_the_models() -> None:
     assert (ROOT / "docs" / "language.md").read_text() == language_reference(), "run `make docs`"
+
+
+def test_the_page_of_error_codes_is_generated_from_the_explanations() -> None:
+    assert (ROOT / "docs" / "errors.md").read_text() == error_reference(), "run `make docs`"
 
 
 def squeezed(text: str) -> str:
@@ -54,6 +59,6 @@ def test_shipped_specs_are_right(spec: Path, tmp_path: Path) -> None:
     from compiler.program import compile_spec
 
     try:
-        compile_spec(str(spec))
+        assert not compile_spec(str(spec)).warnings
     except SpecError as error:
         assert {d.code for d in error.diagnostics} == {"AC501"}, str(error)

@@ -38,9 +38,9 @@ HANG_S = 20.0  # processor seconds for one spec; the largest takes a fifth of a 
 # What fingers and editors leave behind, and what only malice does.
 WORDS = [
     *("${seed}", "${seed.x}", "${", "}", "[", "]", "{", ":", ",", "- ", "null", "true", "-1", "0", "1e999"),
-    *(".nan", "kind", "stages", "axes", "&a ", "*a", "<<: *a", "!!map", "!!binary x", "\t", '"', "'", "~", "#"),
-    *("|", "---", "prompts.sft", "prompts.", ".", "at", "tune", "sweep", "at: {seed: 0}", "package:", "test"),
-    *("package:x.y", "~nobody/x", '"\\0"', "\u2028", "\x85", "\x1b", "\ud7ff", "é", "💥", "${seed}${seed}"),
+    *(".nan", "kind", "stages", "axes", "&a ", "*a", "<<: *a", "!!map", "!!binary x", "\t", '"', "'", "~"),
+    *("#", "|", "---", "prompts.sft", "prompts.", ".", "at", "tune", "sweep", "at: {seed: 0}", "package:"),
+    *("test", "package:x.y", "~nobody/x", '"\\0"', "\u2028", "\x85", "\x1b", "\ud7ff", "é", "💥", "${seed}${seed}"),
     *("a~b", "a/b", "x" * 5000),
 ]  # fmt: skip
 
@@ -257,18 +257,24 @@ class _Grammar:
 
     def axis(self) -> Any:
         labels = self.r.sample([0, 1, 2, self.r.choice(["a", True, 1.5])], self.r.randint(1, 3))
-        records = {str(x): {"epochs": self.r.choice([1, 2, 2, 2, "x"]), "of": {"m": "tiny"}} for x in labels}
+        records = {
+            str(x): {
+                "epochs": self.r.choice([1, 2, 2, 2, "x"]),
+                "of": self.r.choice(["prep.sft", "ask", "draw"]),
+            }
+            for x in labels
+        }
         return self.r.choice([labels, records, [{label: record} for label, record in records.items()]])
 
     def word(self) -> str:
         return self.r.choice([*self.AXES, *self.DECLARED, *self.STAGES, *self.SPLITS, *WORDS])
 
     def scalar(self) -> Any:
-        holes = ["${seed}", "${base}", "${base.epochs}", "${base.of.m}", "x${size}", "${sed}"]
+        holes = ["${seed}", "${base}", "${base.epochs}", "${base.of}", "x${size}", "${sed}"]
         return self.r.choice([0, 1, 2, 0.5, -1, None, True, "plain", *holes, self.word()])
 
     def reference(self) -> Any:
-        name = self.r.choice([*self.STAGES, *self.DECLARED, "${base.of.m}"])
+        name = self.r.choice([*self.STAGES, *self.DECLARED, "${base.of}"])
         output = self.r.choice(["", "", *(f".{s}" for s in self.SPLITS), ".accuracy", ".win_rate"])
         at = {self.r.choice(["seed", "base", "epoch", "learning_rate"]): self.scalar()}
         return self.often(0.9, lambda: name + output, lambda: {"stage": name + output, "at": at})
@@ -298,7 +304,7 @@ class _Grammar:
     def likely(self, kind: str, name: str) -> dict[str, Any]:
         """A body that may well be right."""
         r = self.r
-        prompts = f"prep.{r.choice(self.SPLITS)}"
+        prompts = self.often(0.9, lambda: f"prep.{r.choice(self.SPLITS)}", lambda: "${base.of}")
         models = {"tune": ["tiny", "other"], "pref": ["best", "tune"], "exam": ["best", "pref"]}
         model = self.often(0.95, lambda: r.choice(models.get(name, ["tune", "best"])), self.word)
         train = {"model": model, "epochs": r.choice([1, 2, 4, "${base.epochs}"]), "learning_rate": 1e-3}
