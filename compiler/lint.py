@@ -23,12 +23,13 @@ DATELESS = re.compile(r"claude-[a-z]+-(\d+)(?:-(\d{1,2}))?\Z")
 
 def lint(spec: Spec, graph: Graph, tables: Sequence[Table]) -> list[Diagnostic]:
     """Every warning of a spec that has no errors, in file order."""
+    read = [b for node in graph.nodes for bindings in node.inputs.values() for b in bindings]
     found = (
-        *_unused(spec, graph, tables),
+        *_unused(spec, graph, read, tables),
         *_unreduced(spec, graph, tables),
         *_idle_axes(spec),
         *_other_chats(spec, graph),
-        *_unpinned(graph),
+        *_unpinned(read),
     )
     return in_file_order(found)
 
@@ -37,20 +38,18 @@ def _warning(code: str, message: str, place: Span, hint: str) -> Diagnostic:
     return Diagnostic(code, message, place, hint, severity="warning")
 
 
-def _read(graph: Graph) -> Iterator[Binding]:
-    return (b for node in graph.nodes for bindings in node.inputs.values() for b in bindings)
-
-
 def _shown(tables: Sequence[Table]) -> Iterator[Binding]:
     return (b for table in tables for row in table.rows for cell in row.cells for b in cell.members)
 
 
-def _unused(spec: Spec, graph: Graph, tables: Sequence[Table]) -> Iterator[Diagnostic]:
+def _unused(
+    spec: Spec, graph: Graph, read: Sequence[Binding], tables: Sequence[Table]
+) -> Iterator[Diagnostic]:
     """Stages that no stage reads and no table shows. Without tables the last stages are the purpose."""
     if not tables:
         return
-    bindings = (*_read(graph), *_shown(tables))
-    used = {graph.nodes[b.node].stage for b in bindings if b.node is not None}
+    nodes = {b.node for b in read} | {b.node for b in _shown(tables)}
+    used = {graph.nodes[node].stage for node in nodes if node is not None}
     for name, stage in spec.stages.items():
         if name not in used:
             hint = "show it in a table, read it in a stage, or remove it"
@@ -61,21 +60,20 @@ def _unused(spec: Spec, graph: Graph, tables: Sequence[Table]) -> Iterator[Diagn
 def _unreduced(spec: Spec, graph: Graph, tables: Sequence[Table]) -> Iterator[Diagnostic]:
     """Sweeps and checkpoints that other stages inherit, and that end in no choice and no table."""
     reduced: set[AxisId] = set()
-    inherited: dict[AxisId, set[object]] = {}
-    for node in graph.nodes:
-        for bindings in node.inputs.values():
-            for b in bindings:
-                made = graph.nodes[b.node].axes if b.node is not None else {}
-                reduced |= (b.axes.keys() - node.axes.keys()) | (made.keys() - b.axes.keys())
-        for axis, value in node.axes.items():
-            if is_local(axis) and _owner(axis) != node.stage.partition("~")[0]:
-                inherited.setdefault(axis, set()).add(value)
+    inherited: dict[AxisId, None] = {}
+    alike = {(node.stage, *node.axes): node for node in graph.nodes}  # one for all that have the same axes
+    for node in alike.values():
+        for b in (b for bindings in node.inputs.values() for b in bindings):
+            made = graph.nodes[b.node].axes if b.node is not None else {}
+            reduced |= (b.axes.keys() - node.axes.keys()) | (made.keys() - b.axes.keys())
+        ours = node.stage.partition("~")[0]
+        inherited.update(dict.fromkeys(a for a in node.axes if is_local(a) and _owner(a) != ours))
     for table in tables:
         rows = spec.tables[table.name][0].rows
         named = {*table.over, *([rows] if isinstance(rows, str) else rows if isinstance(rows, list) else ())}
         reduced |= {a for b in _shown([table]) for a in b.axes if axis_name(a) in named}
-    for axis, values in inherited.items():
-        if axis not in reduced and len(values) > 1:
+    for axis in inherited.keys() - reduced:
+        if len({node.axes[axis] for node in graph.nodes if axis in node.axes}) > 1:
             hint = "choose one with `select`, or show each in a table with `rows` or `over`"
             what = f"`{axis_name(axis)}` of stage `{_owner(axis)}`"
             message = f"{what} multiplies the stages after it, and nothing reduces it"
@@ -106,19 +104,20 @@ def _idle_axes(spec: Spec) -> Iterator[Diagnostic]:
 def _other_chats(spec: Spec, graph: Graph) -> Iterator[Diagnostic]:
     """Models asked in another chat format than the one that they were tuned in."""
     for node in graph.nodes:
-        chat, model = getattr(node.config, "chat", None), node.inputs.get("model")
-        tuned = model[0].port.chat if model else None
-        trains = any(port.type == "Model" for port in node.outputs.values())
-        if chat is not None and not trains and tuned not in UNTUNED and chat != tuned:
+        chat = getattr(node.config, "chat", None)
+        if chat is None or any(port.type == "Model" for port in node.outputs.values()):
+            continue
+        tuned = node.inputs["model"][0].port.chat
+        if tuned not in (*UNTUNED, chat):
             written = spec.stages[node.stage].body
             hint = f"leave `chat` out: the model's own format is `{tuned}`"
             message = f"`{chat}` is not the chat format that the model was tuned in"
             yield _warning("AC604", message, written.items.get("chat", written).span, hint)
 
 
-def _unpinned(graph: Graph) -> Iterator[Diagnostic]:
+def _unpinned(read: Sequence[Binding]) -> Iterator[Diagnostic]:
     """Models of public APIs whose name may stand for another model tomorrow."""
-    used = {b.declaration.name: b.declaration for b in _read(graph) if b.declaration}
+    used = {b.declaration.name: b.declaration for b in read if b.declaration}
     for declaration in used.values():
         if _may_move(declaration):
             hint = f"name a snapshot, such as `{SNAPSHOTS[declaration.value.provider]}`"

@@ -40,8 +40,8 @@ WORDS = [
     *("${seed}", "${seed.x}", "${", "}", "[", "]", "{", ":", ",", "- ", "null", "true", "-1", "0", "1e999"),
     *(".nan", "kind", "stages", "axes", "&a ", "*a", "<<: *a", "!!map", "!!binary x", "\t", '"', "'", "~"),
     *("#", "|", "---", "prompts.sft", "prompts.", ".", "at", "tune", "sweep", "at: {seed: 0}", "package:"),
-    *("test", "package:x.y", "~nobody/x", '"\\0"', "\u2028", "\x85", "\x1b", "\ud7ff", "é", "💥", "${seed}${seed}"),
-    *("a~b", "a/b", "x" * 5000),
+    *("test", "package:x.y", "~nobody/x", '"\\0"', "é", "\u2028", "\x85", "\x1b", "\ud7ff", "💥"),
+    *("${seed}${seed}", "a~b", "a/b", "x" * 5000),
 ]  # fmt: skip
 
 
