@@ -53,6 +53,7 @@ def describe_jobs(program: Program) -> Iterator[dict[str, Any]]:
             "kind": node.kind.name,
             "version": node.kind.version,
             "key": identity.key,
+            "asked": identity.asked,
             "recipe": identity.recipe,
             "config": configs[id(node.config)],
             "inputs": {name: [_input(program, b) for b in found] for name, found in node.inputs.items()},
@@ -136,12 +137,13 @@ def describe_tables(program: Program) -> dict[str, Any]:
                 "id": node.id,
                 "stage": node.stage,
                 "kind": node.kind.name,
-                "key": key,
+                "key": identity.key,
+                "asked": identity.asked,
                 "axes": node.shown_axes(),
                 "needs": [program.graph.nodes[i].id for i in node.needs],
                 "place": _place(node),
             }
-            for node, key in zip(program.graph.nodes, program.keys, strict=True)
+            for node, identity in zip(program.graph.nodes, program.identities, strict=True)
         ],
     }
 

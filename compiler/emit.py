@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from compiler.causes import Effect
 from compiler.cluster import Profile
-from compiler.graph import axis_name, is_local
+from compiler.graph import Node, axis_name, is_local
 from compiler.plan import Plan, Step, processes
 from compiler.slurm import preview
 from runtime.store import Store
 
 SCHEMA = "alignc.plan/1"
-SIGNS = {"run": "+", "reuse": "=", "wait": ">", "blocked": "x"}
+SIGNS = {"run": "+", "rerun": "~", "reuse": "=", "wait": ">", "blocked": "x"}
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                 "needs": [steps[i].node.id for i in s.needs],
                 "resources": {**s.node.resources.model_dump(mode="json"), "processes": processes(s.node)},
             }
-            for s in steps
+            for s in plan.shown()
         ],
         "jobs": [
             {
@@ -47,6 +48,15 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                 "after_slurm": list(j.after_slurm),
             }
             for j in plan.jobs
+        ],
+        "changes": [
+            {
+                "what": e.change.text,
+                "place": e.change.place and f"{e.change.place.file}:{e.change.place.line}",
+                "nodes": list(e.own),
+                "after": list(e.after),
+            }
+            for e in plan.effects
         ],
         "estimate": asdict(plan.estimate),
     }
@@ -60,32 +70,38 @@ def to_json(plan: Plan) -> str:
 
 
 def by_stage(plan: Plan) -> dict[str, list[Step]]:
-    """Steps of each stage, in graph order."""
+    """Steps of each stage that the plan is about, in graph order."""
     stages: dict[str, list[Step]] = {}
-    for step in plan.steps:
+    for step in plan.shown():
         stages.setdefault(step.node.stage, []).append(step)
     return stages
 
 
-def _needed_stages(plan: Plan, steps: Iterable[Step]) -> dict[str, None]:
-    return dict.fromkeys(plan.steps[i].node.stage for s in steps for i in s.needs)
+def needed_stages(plan: Plan, steps: Sequence[Step], shown: Mapping[str, Any]) -> dict[str, None]:
+    """The other stages, of those shown, that these steps of a stage need."""
+    needed = dict.fromkeys(plan.steps[i].node.stage for s in steps for i in s.needs)
+    return {stage: None for stage in needed if stage in shown and stage != steps[0].node.stage}
 
 
-def _matrix(steps: list[Step]) -> str:
+def matrix(nodes: Sequence[Node]) -> str:
     """`[seed=2, learning_rate=3]`: how many values each axis of a stage has."""
     counts: dict[str, set[Any]] = {}
-    for step in steps:
-        for axis, value in step.node.axes.items():
+    for node in nodes:
+        for axis, value in node.axes.items():
             counts.setdefault(axis, set()).add(value)
     inside = ", ".join(f"{axis_name(a)}={len(v)}" for a, v in counts.items() if len(v) > 1 or is_local(a))
     return f"[{inside}]" if inside else ""
 
 
-def _reasons(steps: list[Step]) -> str:
+def _title(stage: str, steps: Sequence[Step]) -> str:
+    return f"{stage} {matrix([s.node for s in steps])}".rstrip()
+
+
+def reasons(steps: list[Step]) -> str:
     """The reason that most of these steps share, and how many have another."""
     counts: dict[str, int] = {}
     for step in steps:
-        why = re.sub(r"\[[^\]]*\]", "", step.why)  # the stage says enough where many nodes are one line
+        why = re.sub(r"\[[^\]]*=[^\]]*\]", "", step.why)  # the stage is enough where many nodes are one line
         counts[why] = counts.get(why, 0) + 1
     most = max(counts, key=lambda why: counts[why])
     others = len(counts) - 1
@@ -94,7 +110,8 @@ def _reasons(steps: list[Step]) -> str:
 
 def to_text(plan: Plan, *, every_node: bool = False) -> str:
     """The plan for a reader: a line for each stage and action (or each node), then the jobs and the sum."""
-    lines = [f"{plan.program.spec.experiment}: {plan.estimate.nodes} nodes", ""]
+    selected = "" if plan.selected is None else f" of {len(plan.steps)} selected"
+    lines = [f"{plan.program.spec.experiment}: {plan.estimate.nodes} nodes{selected}", ""]
     rows: list[tuple[str, str, str, str]] = []
     for stage, steps in by_stage(plan).items():
         for action, sign in SIGNS.items():
@@ -106,19 +123,30 @@ def to_text(plan: Plan, *, every_node: bool = False) -> str:
                 rows.append(
                     (
                         sign,
-                        f"{stage} {_matrix(some)}".rstrip(),
+                        _title(stage, some),
                         f"{some[0].node.kind.name}, {count}",
-                        _reasons(some),
+                        reasons(some),
                     )
                 )
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
     lines += [f"  {r[0]} {r[1]:<{widths[1]}}  {r[2]:<{widths[2]}}  {r[3]}" for r in rows]
-    return "\n".join([*lines, "", *_sum(plan)])
+    if plan.effects:
+        lines += ["", "changed since the last run:", *(f"  {_effect(plan, e)}" for e in plan.effects)]
+    return "\n".join([*lines, "", *totals(plan)])
 
 
-def _sum(plan: Plan) -> list[str]:
+def _effect(plan: Plan, effect: Effect) -> str:
+    """A change with all that runs again for it."""
+    moved = {*effect.own, *effect.after}
+    steps = {s.key: s.node.resources for s in plan.shown() if s.node.id in moved}
+    hours = sum(r.gpus * r.minutes for r in steps.values()) / 60
+    return f"{effect}, {hours:.4g} GPU-h at most" if hours else str(effect)
+
+
+def totals(plan: Plan) -> list[str]:
     e = plan.estimate
-    acts = [f"{e.run} to run (+)", f"{e.reuse} reused (=)", f"{e.wait} queued or running (>)"]
+    acts = [f"{e.run - e.rerun} to run (+)"] + ([f"{e.rerun} to run again (~)"] if e.rerun else [])
+    acts += [f"{e.reuse} reused (=)", f"{e.wait} queued or running (>)"]
     acts += [f"{e.blocked} blocked (x)"] if e.blocked else []
     lines = [", ".join(acts) + f"; {len(plan.jobs)} sbatch call{'s' * (len(plan.jobs) != 1)} on Slurm"]
     if e.run:
@@ -142,11 +170,11 @@ def to_dot(plan: Plan) -> str:
     lines = ["digraph alignc {", "  rankdir=LR; node [shape=box, fontname=sans-serif];"]
     stages = by_stage(plan)
     for stage, steps in stages.items():
-        label = f"{f'{stage} {_matrix(steps)}'.rstrip()}\n{steps[0].node.kind.name}, {len(steps)}"
+        label = f"{_title(stage, steps)}\n{steps[0].node.kind.name}, {len(steps)}"
         style = ', style="filled", fillcolor="#d9ead3"' if all(s.action == "reuse" for s in steps) else ""
         lines.append(f"  {_quoted(stage)} [label={_quoted(label)}{style}];".replace("\n", "\\n"))
     for stage, steps in stages.items():
-        lines += [f"  {_quoted(need)} -> {_quoted(stage)};" for need in _needed_stages(plan, steps)]
+        lines += [f"  {_quoted(need)} -> {_quoted(stage)};" for need in needed_stages(plan, steps, stages)]
     return "\n".join([*lines, "}"])
 
 
@@ -156,12 +184,10 @@ def to_mermaid(plan: Plan) -> str:
     names = {stage: f"s{i}" for i, stage in enumerate(stages)}
     lines = ["flowchart LR"]
     for stage, steps in stages.items():
-        text = f"{f'{stage} {_matrix(steps)}'.rstrip()}<br/>{steps[0].node.kind.name}, {len(steps)}".replace(
-            '"', "#quot;"
-        )
+        text = f"{_title(stage, steps)}<br/>{steps[0].node.kind.name}, {len(steps)}".replace('"', "#quot;")
         lines.append(f'  {names[stage]}["{text}"]')
     for stage, steps in stages.items():
-        lines += [f"  {names[need]} --> {names[stage]}" for need in _needed_stages(plan, steps)]
+        lines += [f"  {names[need]} --> {names[stage]}" for need in needed_stages(plan, steps, stages)]
     return "\n".join(lines)
 
 

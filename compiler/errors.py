@@ -91,6 +91,7 @@ class Span:
 Note = tuple[str, Span]
 COMMAND_LINE = "--set "
 INCLUDED = "included from"
+EXPANDED = "expanded from"
 
 
 NOWHERE = Span("<spec>", 1, 1, 1)

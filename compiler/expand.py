@@ -32,7 +32,7 @@ from compiler.spec import Declaration, Spec, Stage
 from compiler.validate import validate
 from runtime.artifacts import Port, is_a
 from runtime.fields import Reference, taken, takes_many
-from runtime.stage import StageConfig
+from runtime.stage import Leg, StageConfig
 
 Axes = dict[AxisId, Label]
 Ports = dict[str, Port]
@@ -41,11 +41,15 @@ Row = tuple[Axes, dict[str, tuple[Binding, ...]]]  # a point of the axes, and wh
 
 @dataclass(frozen=True, slots=True)
 class _Variant:
-    """A stage's config at one point of the axes it mentions and sweeps."""
+    """A stage's config at one point of the axes it mentions and sweeps.
+
+    `legs` are the configs of its nodes, with the axes that tell them apart: see StageKind.
+    """
 
     axes: Axes
     body: Located
     config: StageConfig
+    legs: tuple[Leg, ...]
 
 
 @dataclass(slots=True)
@@ -58,6 +62,7 @@ class _Expander:
     problems: list[Diagnostic] = field(default_factory=list[Diagnostic])
     # By identity of config and ports; the memo holds both, so that the ids stay theirs.
     _outputs: dict[Any, tuple[StageConfig, Ports, Ports]] = field(default_factory=dict[Any, Any])
+    _ports: dict[Port, Port] = field(default_factory=dict[Port, Port])
     _declared_ports: dict[str, Port] = field(default_factory=dict[str, Port])
     _order: dict[AxisId, int] = field(default_factory=dict[AxisId, int])
 
@@ -98,7 +103,7 @@ class _Expander:
                 )
                 self.problems += problems
                 if config is not None:
-                    yield _Variant({**labels, **swept}, body, config)
+                    yield _Variant({**labels, **swept}, body, config, tuple(stage.kind.legs(config)))
 
     def _sweep(
         self, stage: Stage, chosen: Mapping[str, AxisValue]
@@ -129,7 +134,9 @@ class _Expander:
                 rows = _join(rows, name, readings)
         if many:
             rows = self._reduce(stage, variant, rows, many)
-        nodes = [self._node(stage, variant, *row) for row in rows]
+        nodes = [
+            self._node(stage, variant, leg, axes, inputs) for axes, inputs in rows for leg in variant.legs
+        ]
         return [n for n in nodes if n is not None]
 
     def _read(self, reference: Reference, place: Located, wanted: Sequence[str]) -> list[Binding] | None:
@@ -304,8 +311,15 @@ class _Expander:
     # ------------------------------------------------------------ nodes
 
     def _node(
-        self, stage: Stage, variant: _Variant, axes: Axes, inputs: dict[str, tuple[Binding, ...]]
+        self,
+        stage: Stage,
+        variant: _Variant,
+        leg: Leg,
+        axes: Axes,
+        inputs: dict[str, tuple[Binding, ...]],
     ) -> Node | None:
+        config = leg.config
+        axes = {**axes, **{f"{stage.name}/{name}": value for name, value in leg.axes.items()}}
         shown: dict[str, AxisId] = {}
         for axis in axes:
             other = shown.setdefault(axis_name(axis), axis)
@@ -313,20 +327,24 @@ class _Expander:
                 self._clash(stage, other, axis)
                 return None
         ports = {name: _merged([b.port for b in bindings]) for name, bindings in inputs.items()}
-        memo = (id(variant.config), tuple((n, id(p)) for n, p in ports.items()))
+        memo = (id(config), tuple((n, id(p)) for n, p in ports.items()))
         if memo not in self._outputs:
             self._check(stage, variant, ports)
-            self._outputs[memo] = (variant.config, ports, stage.kind.outputs(variant.config, ports))
+            made = stage.kind.outputs(config, ports)
+            # Equal ports are one, so that what reads them is looked up by identity.
+            shared = {name: self._ports.setdefault(port, port) for name, port in made.items()}
+            self._outputs[memo] = (config, ports, shared)
         ordered = dict(sorted(axes.items(), key=lambda item: self._rank(item[0])))
         return Node(
             id=node_id(stage.name, ordered),
             stage=stage.name,
             kind=stage.kind,
             axes=ordered,
-            config=variant.config,
+            config=config,
             inputs=inputs,
             outputs=self._outputs[memo][2],
             place=stage.body.place,
+            segment=leg.segment,
         )
 
     def _rank(self, axis: AxisId) -> int:

@@ -44,7 +44,11 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One job to be: a stage at one point of its axes. Nodes only read nodes before them."""
+    """One job to be: a stage at one point of its axes. Nodes only need nodes before them.
+
+    A training that goes on from a shorter one `follows` it; `segment` is the part of its run to which
+    it belongs.
+    """
 
     id: str
     stage: str
@@ -54,12 +58,19 @@ class Node:
     inputs: Mapping[str, tuple[Binding, ...]]
     outputs: Mapping[str, Port]
     place: Span
+    follows: int | None = None
+    segment: int = 0
+
+    @property
+    def reads(self) -> list[int]:
+        """Indices of the nodes whose artifacts this one reads, each once."""
+        found = {b.node: None for bindings in self.inputs.values() for b in bindings if b.node is not None}
+        return list(found)
 
     @property
     def needs(self) -> list[int]:
-        """Indices of the nodes that this one reads, each once."""
-        found = {b.node: None for bindings in self.inputs.values() for b in bindings if b.node is not None}
-        return list(found)
+        """Indices of the nodes that this one reads or follows, each once."""
+        return self.reads if self.follows is None else [*self.reads, self.follows]
 
     def ports(self) -> dict[str, Port]:
         """The port that each input reads; of many candidates the first."""
@@ -119,14 +130,4 @@ def _readings(index: int, node: Node, output: str) -> Iterator[Binding]:
         return
     port, metric = found
     name = f"{node.stage}.{output}" if output else node.stage
-    if not port.epochs:
-        yield Binding(name, port, index, port.path.format(epoch=_last(node)), metric, node.axes)
-        return
-    for epoch in port.epochs:
-        axes = {**node.axes, f"{node.stage}/epoch": epoch}
-        yield Binding(name, port, index, port.path.format(epoch=epoch), metric, axes)
-
-
-def _last(node: Node) -> int:
-    """The last epoch of a training node, whose checkpoint stands for the run."""
-    return int(getattr(node.config, "epochs", 0))
+    yield Binding(name, port, index, port.path, metric, node.axes)

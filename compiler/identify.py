@@ -1,4 +1,9 @@
-"""Graph -> recipe keys: what a node's result depends on, and nothing else."""
+"""Graph -> recipe keys: what a node's result depends on, and nothing else.
+
+A node after a choice has two keys. `asked` names whatever the choice will fall on, and is known before
+it is made. Once it is made, `key` is that of the same work on what was chosen: so a choice that falls
+on the same candidate again re-runs nothing after it.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +11,38 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compiler.graph import Binding, Graph
+from compiler.graph import Binding, Graph, Node
 from runtime.fields import identity
-from runtime.files import canonical, digest_text
+from runtime.files import canonical
+from runtime.identity import HASH_VERSION, text_key
+from runtime.job import CHOICE
 
-# Raised when equal recipes would get other keys; a migration must then be written.
-HASH_VERSION = 1
-KEY_LENGTH = 40  # hexadecimal digits: 160 bits
+# (kind, key of a choice) -> the [key, path] that it fell on; None while it is not made
+Chosen = Callable[[str, str], tuple[str, str] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A recipe, and the key that is its hash."""
+    """A recipe, and the key that is its hash.
+
+    `asked` is the key as it was before any choice was made. `trajectory` is shared by runs that differ
+    in their length alone.
+    """
 
     key: str
     recipe: Mapping[str, Any]
+    asked: str
+    trajectory: str = ""
+    asked_recipe: Mapping[str, Any] | None = None  # where choices have made it another
+
+    def symbolic(self) -> Identity:
+        """As if no choice had been made."""
+        recipe = self.recipe if self.asked_recipe is None else self.asked_recipe
+        return Identity(self.asked, recipe, self.asked, self.trajectory)
+
+
+def nothing_chosen(kind: str, key: str) -> None:
+    """For a graph on its own, without a store."""
 
 
 def _declared(binding: Binding, contents: Mapping[str, str], memo: dict[str, Any]) -> Any:
@@ -35,7 +57,10 @@ def _declared(binding: Binding, contents: Mapping[str, str], memo: dict[str, Any
 
 
 def identify(
-    graph: Graph, contents: Mapping[str, str], template_digest: Callable[[str], str]
+    graph: Graph,
+    contents: Mapping[str, str],
+    template_digest: Callable[[str], str],
+    chosen: Chosen = nothing_chosen,
 ) -> tuple[Identity, ...]:
     """Identities of all nodes, in their order.
 
@@ -45,24 +70,71 @@ def identify(
     """
     found: list[Identity] = []
     declared: dict[str, Any] = {}
-    configs: dict[int, Any] = {}
+    parts: dict[tuple[int, tuple[str, ...]], _Part] = {}
 
-    def source(binding: Binding) -> Any:
+    def source(binding: Binding) -> tuple[Any, Any]:
+        """An input in a recipe: as it is known now, and as it was asked for."""
         if binding.node is None:
-            return _declared(binding, contents, declared)
-        return [found[binding.node].key, binding.path, binding.metric]
+            record = _declared(binding, contents, declared)
+            return record, record
+        made = found[binding.node]
+        known = (made.key, binding.path)
+        if binding.path == CHOICE:
+            known = chosen(graph.nodes[binding.node].kind.name, made.key) or known
+        return [*known, binding.metric], [made.asked, binding.path, binding.metric]
 
     for node in graph.nodes:
-        if id(node.config) not in configs:
-            configs[id(node.config)] = identity(node.config)
-        templates = node.kind.templates(node.config, node.ports())
-        recipe = {
-            "hash": HASH_VERSION,
-            "kind": node.kind.name,
-            "version": node.kind.version,
-            "config": configs[id(node.config)],
-            "templates": {name: template_digest(name) for name in templates},
-            "inputs": {name: [source(b) for b in bindings] for name, bindings in node.inputs.items()},
-        }
-        found.append(Identity(digest_text(canonical(recipe))[:KEY_LENGTH], recipe))
+        templates = tuple(node.kind.templates(node.config, node.ports()))
+        part = parts.get((id(node.config), templates))
+        if part is None:
+            digests = {name: template_digest(name) for name in templates}
+            part = parts[id(node.config), templates] = _part(node, digests)
+        sources = {name: [source(b) for b in bindings] for name, bindings in node.inputs.items()}
+        inputs = {name: [known for known, _ in pairs] for name, pairs in sources.items()}
+        before = {name: [asked for _, asked in pairs] for name, pairs in sources.items()}
+        written = canonical(inputs)
+        key = asked = part.key(written)
+        asked_recipe = None
+        if before != inputs:
+            asked, asked_recipe = part.key(canonical(before)), {**part.recipe, "inputs": before}
+        recipe = {**part.recipe, "inputs": inputs}
+        found.append(Identity(key, recipe, asked, part.trajectory(written), asked_recipe))
     return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A recipe without its inputs, which many nodes share; `before` and `after` are its canonical text.
+
+    Those of the trajectory lack the prefix field; they are empty where the kind has none.
+    """
+
+    recipe: Mapping[str, Any]
+    before: str
+    after: str
+    before_trajectory: str
+
+    def key(self, inputs: str) -> str:
+        """See runtime.identity.recipe_key; `inputs` is canonical."""
+        return text_key(f"{self.before}{inputs}{self.after}")
+
+    def trajectory(self, inputs: str) -> str:
+        """See runtime.identity.trajectory_key."""
+        return text_key(f"{self.before_trajectory}{inputs}{self.after}") if self.before_trajectory else ""
+
+
+def _part(node: Node, digests: Mapping[str, str]) -> _Part:
+    config = identity(node.config)
+    recipe = {
+        "hash": HASH_VERSION,
+        "kind": node.kind.name,
+        "version": node.kind.version,
+        "config": config,
+        "templates": digests,
+    }
+    # Keys of a canonical text are sorted: config and hash stand before inputs, the rest after it.
+    before, _, after = canonical({**recipe, "inputs": []}).rpartition('"inputs":[]')
+    prefix = node.kind.prefix
+    others = {name: value for name, value in config.items() if name != prefix}
+    shared = canonical({**recipe, "config": others, "inputs": []}).rpartition('"inputs":[]')[0]
+    return _Part(recipe, f'{before}"inputs":', after, f'{shared}"inputs":' if prefix else "")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from compiler.errors import Diagnostic, Span, near
+from compiler.errors import EXPANDED, Diagnostic, Span, near
 from compiler.source import Located, made
 
 _HOLE = re.compile(r"\$\{([^{}]*)\}")
@@ -100,7 +100,7 @@ def substitute(tree: Located, chosen: Mapping[str, AxisValue]) -> Located:
         return tree
     span = tree.span
     for name in reversed(_names(tree.value)):
-        span = span.noted("expanded from", _value(name, chosen)[1])
+        span = span.noted(EXPANDED, _value(name, chosen)[1])
     whole = _HOLE.fullmatch(tree.value)
     if whole:
         return made(_value(whole.group(1).strip(), chosen)[0], replace(tree, span=span))

@@ -6,13 +6,14 @@ import graphlib
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from compiler import interpolate
 from compiler.errors import Diagnostic, near
 from compiler.source import Located
 from compiler.spec import Spec, Stage
 from runtime.fields import taken
-from runtime.stage import StageKind
+from runtime.stage import StageConfig, StageKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,14 @@ class Linked:
     unfilled: frozenset[str]
 
 
-def input_keys(kind: StageKind) -> dict[str, str]:
+def input_keys(kind: StageKind) -> Mapping[str, str]:
     """Keys of a kind's inputs as written in a spec -> field names."""
-    fields = kind.config.model_fields.items()
-    return {info.alias or name: name for name, info in fields if taken(info)}
+    return _input_keys(kind.config)
+
+
+@cache
+def _input_keys(config: type[StageConfig]) -> Mapping[str, str]:
+    return {info.alias or name: name for name, info in config.model_fields.items() if taken(info)}
 
 
 def _written(stage: Stage, key: str) -> list[Located]:

@@ -20,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from compiler.describe import description_path, write_descriptions
-from compiler.plan import Plan, Step, processes
+from compiler.plan import MADE, Plan, Step, processes
 from runtime.files import read_json
 from runtime.run_job import Outcome
 from runtime.run_task import run_child
@@ -96,7 +96,7 @@ class LocalRun:
         """Run everything; `tick` is called several times a second with the progress of running nodes."""
         steps = self.plan.steps
         first = {step.key: index for index, step in reversed(list(enumerate(steps)))}
-        left = {i for key, i in first.items() if steps[i].action in ("run", "wait")}
+        left = {i for key, i in first.items() if steps[i].action in (*MADE, "wait")}
         write_descriptions(self.store, self.plan.program, {steps[i].key for i in left})
         height = self._heights()
         context = self._context(left)
@@ -174,7 +174,8 @@ class LocalRun:
 
     def _progress(self, running: _Running) -> Progress:
         try:
-            told = read_json(self.store.work(running.step.key) / "progress.json")
+            asked = self.plan.program.identities[running.index].asked
+            told = read_json(self.store.progress(asked))
             return Progress(told["done"], told["total"], told["text"])
         except (OSError, ValueError, KeyError):
             return Progress(0, 0, "")
@@ -184,19 +185,20 @@ class LocalRun:
         running.process.join()
         step, code = running.step, running.process.exitcode
         seconds = time.monotonic() - running.started
-        if code == Outcome.SEALED and self.store.has(step.node.kind.name, step.key):
+        if code == Outcome.SEALED and self.store.locate(step.node.kind.name, step.key):
             self.results[step.node.id] = "sealed"
             return Event(step.node.id, "sealed", seconds)
         names = {o.value: o.name.lower() for o in Outcome}
         what = names.get(code if code is not None and code > 0 else Outcome.FAILED, "failed")
         self.results[step.node.id] = what
-        return Event(step.node.id, what, seconds, self._why(step, code))
+        return Event(step.node.id, what, seconds, self._why(index, code))
 
-    def _why(self, step: Step, code: int | None) -> str:
+    def _why(self, index: int, code: int | None) -> str:
         if code is not None and code < 0:
             return f"killed by {signal.Signals(-code).name}"
         try:
-            return str(read_json(self.store.failure(step.key))["message"])
+            asked = self.plan.program.identities[index].asked
+            return str(read_json(self.store.failure(asked))["message"])
         except (OSError, ValueError):
             return f"ended with code {code}"
 

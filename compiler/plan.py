@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from compiler.causes import Cause, Effect, causes, effects
 from compiler.graph import Node
+from compiler.identify import Identity
+from compiler.memory import Past
 from compiler.program import Program
+from runtime.job import CHOICE
 from runtime.stage import Resources
 
-Action = Literal["run", "reuse", "wait", "blocked"]
+# run: for the first time; rerun: made before under this name, of another recipe; reuse: sealed; wait:
+# queued or being made; blocked: needs what a process outside Slurm is making; skip: not selected
+Action = Literal["run", "rerun", "reuse", "wait", "blocked", "skip"]
+MADE = ("run", "rerun")
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What is known of recipe keys before planning."""
+    """What is known of a program's keys before planning."""
 
     sealed: frozenset[str] = frozenset()
     # key -> why its last try failed
@@ -23,6 +31,10 @@ class State:
     # key -> who is at work on it or has it queued; `waiting_for` gives the Slurm job, where it is one
     busy: Mapping[str, str] = field(default_factory=dict[str, str])
     slurm_jobs: Mapping[str, str] = field(default_factory=dict[str, str])
+    # trajectory -> how far its kept state has gone, in units of its kind's prefix field
+    reached: Mapping[str, float] = field(default_factory=dict[str, float])
+    # keys of jobs that were sealed under another one, since a choice had been made meanwhile
+    realised: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,25 +46,31 @@ class Step:
     action: Action
     why: str
     needs: tuple[int, ...]
+    after_choice: str = ""  # the stage of a choice that, if it falls as before, makes this node reused
 
 
 @dataclass(frozen=True, slots=True)
 class JobGroup:
-    """Nodes submitted together: one sbatch call, an array where there are several.
+    """Nodes submitted together: one sbatch call, an array where there are several tasks.
 
-    `after` names groups of this plan, `after_slurm` jobs that are queued already.
+    A task carries out its nodes one after the other: the legs of one run. `after` names groups of this
+    plan, `after_slurm` jobs that are queued already.
     """
 
     name: str
-    steps: tuple[int, ...]
+    tasks: tuple[tuple[int, ...], ...]
     resources: Resources
     processes: int
     after: tuple[str, ...]
     after_slurm: tuple[str, ...]
 
     @property
+    def steps(self) -> list[int]:
+        return [step for task in self.tasks for step in task]
+
+    @property
     def array(self) -> bool:
-        return len(self.steps) > 1
+        return len(self.tasks) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +79,7 @@ class Estimate:
 
     nodes: int
     run: int
+    rerun: int  # of `run`, those that were made before of another recipe
     reuse: int
     wait: int
     blocked: int
@@ -75,6 +94,13 @@ class Plan:
     steps: tuple[Step, ...]
     jobs: tuple[JobGroup, ...]
     estimate: Estimate
+    selected: frozenset[int] | None = None  # indices of the nodes that it is about; None: all
+    effects: tuple[Effect, ...] = ()  # what was changed since the last run, and what runs again for it
+
+    def shown(self) -> list[Step]:
+        """The steps that the plan is about."""
+        chosen = range(len(self.steps)) if self.selected is None else sorted(self.selected)
+        return [self.steps[i] for i in chosen]
 
     def to_run(self) -> list[int]:
         """Indices of the nodes to run, each key once."""
@@ -87,22 +113,41 @@ def processes(node: Node) -> int:
     return int(getattr(parallel, "processes", 1))
 
 
-def _steps(program: Program, state: State, *, on_slurm: bool) -> list[Step]:
+def _steps(
+    program: Program,
+    state: State,
+    selected: frozenset[int] | None,
+    moved: Mapping[str, Cause],
+    *,
+    on_slurm: bool,
+) -> list[Step]:
     steps: list[Step] = []
     first: dict[str, str] = {}
-    for node, key in zip(program.graph.nodes, program.keys, strict=True):
-        needs = tuple(node.needs)
-        action, why = _decide(key, [steps[i] for i in needs], state)
+    for node, identity in zip(program.graph.nodes, program.identities, strict=True):
+        key, follows = identity.key, node.follows
+        # What goes on from a run that nobody wants now starts from the beginning, or where that got to.
+        left_out = follows is not None and steps[follows].action == "skip"
+        needs = tuple(i for i in node.needs if not (left_out and i == follows))
+        needed = [steps[i] for i in needs]
+        action, why = _decide(node, identity, needed, state)
+        if selected is not None:
+            chosen = node.stage if len(steps) in selected else None
+            action, why = _select(chosen, action, why, needed, on_slurm)
         if action == "run" and on_slurm:
-            action, why = _unsubmittable([steps[i] for i in needs], state) or (action, why)
+            action, why = _unsubmittable(needed, state) or (action, why)
         if action == "run" and key in first:
             why = f"the same work as {first[key]}, done once"
+        spared = ""
+        if action == "run" and node.id in moved and key not in first:
+            spared = _spared(moved[node.id], needed)
+            action, why = "rerun", _because(moved[node.id], spared)
         first.setdefault(key, node.id)
-        steps.append(Step(node, key, action, why, needs))
+        steps.append(Step(node, key, action, why, needs, spared))
     return steps
 
 
-def _decide(key: str, needs: Sequence[Step], state: State) -> tuple[Action, str]:
+def _decide(node: Node, identity: Identity, needs: Sequence[Step], state: State) -> tuple[Action, str]:
+    key = identity.key
     if key in state.sealed:
         return "reuse", "sealed in the store"
     if key in state.busy:
@@ -113,7 +158,56 @@ def _decide(key: str, needs: Sequence[Step], state: State) -> tuple[Action, str]
     if fresh:
         more = f" and {len(fresh) - 1} more" if len(fresh) > 1 else ""
         return "run", f"needs {fresh[0]}{more}, not made yet"
+    reached = state.reached.get(identity.trajectory, 0.0)
+    if 0 < reached <= getattr(node.config, node.kind.prefix, 0):
+        return "run", f"not made yet; goes on from {node.kind.prefix} {reached:g}"
     return "run", "not made yet"
+
+
+def _moved(program: Program, past: Past, state: State) -> dict[str, Cause]:
+    """Nodes that were made before under another key, and why it is another."""
+    symbolic = replace(program, identities=tuple(i.symbolic() for i in program.identities))
+    made = state.sealed | state.realised
+    return {id_: cause for id_, cause in causes(past, symbolic).items() if past[cause.was]["key"] in made}
+
+
+def _because(cause: Cause, spared: str) -> str:
+    first, *others = cause.changes
+    more = f" and {len(others)} more" if others else ""
+    return (f"unless {spared} falls as before: " if spared else "") + f"{first}{more}"
+
+
+def _spared(cause: Cause, needs: Sequence[Step]) -> str:
+    """The stage of the choice that may spare a node from running again; empty where none can.
+
+    A choice that falls as before spares whatever changed by nothing else.
+    """
+    stages = {
+        step.node.stage if _is_choice(step.node) else step.after_choice
+        for step in needs
+        if step.action in (*MADE, "wait")
+    }
+    return " and ".join(sorted(stages)) if stages and all(stages) and not cause.own else ""
+
+
+def _is_choice(node: Node) -> bool:
+    return any(port.path == CHOICE for port in node.outputs.values())
+
+
+def _select(
+    chosen: str | None, action: Action, why: str, needs: Sequence[Step], on_slurm: bool
+) -> tuple[Action, str]:
+    """Skip what is not selected; block what needs it. `chosen` is the stage of a selected node."""
+    if chosen is None:
+        there = action == "reuse" or (action == "wait" and on_slurm)
+        return (action, why) if there else ("skip", "not selected")
+    lacking = [s for s in needs if s.action in ("skip", "blocked")] if action == "run" else []
+    if not lacking:
+        return action, why
+    id_ = lacking[0].node.id
+    if lacking[0].action == "blocked":
+        return "blocked", f"needs {id_}, which is blocked"
+    return "blocked", f"needs {id_}, which is not selected; `--select +{chosen}` takes it in"
 
 
 def _unsubmittable(needs: Sequence[Step], state: State) -> tuple[Action, str] | None:
@@ -126,82 +220,141 @@ def _unsubmittable(needs: Sequence[Step], state: State) -> tuple[Action, str] | 
     return None
 
 
-def _group_key(step: Step) -> tuple[str, Resources, int]:
-    return step.node.stage, step.node.resources, processes(step.node)
+@dataclass(slots=True, eq=False)
+class _Group:
+    """A group while it is filled. Groups are submitted in the order of generation, stage and segment."""
+
+    stage: str
+    resources: Resources
+    processes: int
+    order: tuple[int, int, int]
+    tasks: list[list[int]] = field(default_factory=list[list[int]])
 
 
 def _groups(program: Program, steps: Sequence[Step], state: State, max_array: int) -> list[JobGroup]:
-    """Nodes to run, by stage and resources, in graph order; at most `max_array` in one group."""
-    members: dict[tuple[str, Resources, int, int], list[int]] = {}
-    counts: dict[tuple[str, Resources, int], int] = {}
-    owner: dict[str, tuple[str, Resources, int, int]] = {}
-    for index, step in enumerate(steps):
-        if step.action != "run" or step.key in owner:
-            continue
-        kind = _group_key(step)
-        group = (*kind, counts.get(kind, 0) // max_array)
-        counts[kind] = counts.get(kind, 0) + 1
-        members.setdefault(group, []).append(index)
-        owner[step.key] = group
-    names = _names(program.spec.experiment, list(members))
-    groups: list[JobGroup] = []
-    for group, indices in members.items():
-        needed = [steps[n] for i in indices for n in steps[i].needs]
+    """Nodes to run, by stage and resources; at most `max_array` tasks in one group."""
+    groups, owner = _members(program, steps, max_array)
+    names = _names(program.spec.experiment, groups)
+    made: list[JobGroup] = []
+    for group in groups:
+        needed = [steps[n] for task in group.tasks for i in task for n in steps[i].needs]
         after = dict.fromkeys(
-            names[owner[s.key]] for s in needed if s.action == "run" and owner[s.key] != group
+            names[owner[s.key][0]] for s in needed if s.action in MADE and owner[s.key][0] is not group
         )
         queued = dict.fromkeys(state.slurm_jobs[s.key] for s in needed if s.key in state.slurm_jobs)
-        groups.append(JobGroup(names[group], tuple(indices), group[1], group[2], tuple(after), tuple(queued)))
-    return groups
+        tasks = tuple(map(tuple, group.tasks))
+        made.append(
+            JobGroup(names[group], tasks, group.resources, group.processes, tuple(after), tuple(queued))
+        )
+    return made
 
 
-def _names(
-    experiment: str, groups: Sequence[tuple[str, Resources, int, int]]
-) -> dict[tuple[str, Resources, int, int], str]:
+def _members(
+    program: Program, steps: Sequence[Step], max_array: int
+) -> tuple[list[_Group], dict[str, tuple[_Group, list[int]]]]:
+    """The groups in order of submission, and the group and task of each key."""
+    rank = {stage: number for number, stage in enumerate(program.graph.by_stage)}
+    generations = _generations(steps)
+    groups: list[_Group] = []
+    open_groups: dict[tuple[object, ...], _Group] = {}
+    owner: dict[str, tuple[_Group, list[int]]] = {}
+    for index, step in enumerate(steps):
+        if step.action not in MADE or step.key in owner:
+            continue
+        node = step.node
+        order = (generations[index], rank[node.stage], node.segment)
+        asked = (*order, *_asked(node))
+        before = None if node.follows is None else owner.get(steps[node.follows].key)
+        if before is not None and asked == (*before[0].order, *_asked(steps[before[1][0]].node)):
+            before[1].append(index)
+            owner[step.key] = before
+            continue
+        group = open_groups.get(asked)
+        if group is None or len(group.tasks) == max_array:
+            group = open_groups[asked] = _Group(node.stage, node.resources, processes(node), order)
+            groups.append(group)
+        task = [index]
+        group.tasks.append(task)
+        owner[step.key] = (group, task)
+    return sorted(groups, key=lambda g: g.order), owner
+
+
+def _asked(node: Node) -> tuple[object, ...]:
+    """What a node asks of the scheduler, cheaply compared."""
+    r = node.resources
+    return r.cpus, r.gpus, r.memory_gb, r.minutes, r.partition, processes(node)
+
+
+def _generations(steps: Sequence[Step]) -> list[int]:
+    """How many runs of other stages each node goes on from, at most, on any way to it.
+
+    Groups of one generation need each other only in the order of their stages.
+    """
+    found: list[int] = []
+    for step in steps:
+        follows = step.node.follows
+        crossing = follows is not None and steps[follows].node.stage != step.node.stage
+        here = max((found[n] for n in step.needs), default=0)
+        found.append(max(here, found[follows] + 1) if follows is not None and crossing else here)
+    return found
+
+
+def _names(experiment: str, groups: Sequence[_Group]) -> dict[_Group, str]:
     """Job names: experiment and stage, numbered where a stage needs several jobs."""
-    total: dict[str, int] = {}
+    total = Counter(group.stage for group in groups)
+    seen: Counter[str] = Counter()
+    names: dict[_Group, str] = {}
     for group in groups:
-        total[group[0]] = total.get(group[0], 0) + 1
-    seen: dict[str, int] = {}
-    names: dict[tuple[str, Resources, int, int], str] = {}
-    for group in groups:
-        stage = group[0]
-        seen[stage] = seen.get(stage, 0) + 1
-        names[group] = f"{experiment}.{stage}" + (f".{seen[stage]}" if total[stage] > 1 else "")
+        seen[group.stage] += 1
+        number = f".{seen[group.stage]}" if total[group.stage] > 1 else ""
+        names[group] = f"{experiment}.{group.stage}{number}"
     return names
 
 
-def _estimate(steps: Sequence[Step]) -> Estimate:
-    unique = {s.key: s for s in steps if s.action == "run"}.values()
-    hours = {"cpu": 0.0, "gpu": 0.0}
-    for step in unique:
-        asked = step.node.resources
-        hours["cpu"] += asked.cpus * processes(step.node) * asked.minutes / 60
-        hours["gpu"] += asked.gpus * asked.minutes / 60
+def _estimate(steps: Sequence[Step], shown: Sequence[Step], jobs: Sequence[JobGroup]) -> Estimate:
+    cpu_hours = sum(len(j.tasks) * j.resources.cpus * j.processes * j.resources.minutes for j in jobs) / 60
+    gpu_hours = sum(len(j.tasks) * j.resources.gpus * j.resources.minutes for j in jobs) / 60
+    begins = {task[0] for job in jobs for task in job.tasks}  # a task has one time limit for all its nodes
     finish: list[int] = []
-    for step in steps:
-        own = step.node.resources.minutes if step.action == "run" else 0
+    for index, step in enumerate(steps):
+        own = step.node.resources.minutes if index in begins else 0
         finish.append(own + max((finish[i] for i in step.needs), default=0))
-    count = {action: sum(s.action == action for s in steps) for action in ("run", "reuse", "wait", "blocked")}
+    count = Counter(s.action for s in shown)
     return Estimate(
-        nodes=len(steps),
-        run=count["run"],
+        nodes=len(shown),
+        run=count["run"] + count["rerun"],
+        rerun=count["rerun"],
         reuse=count["reuse"],
         wait=count["wait"],
         blocked=count["blocked"],
-        cpu_hours_at_most=round(hours["cpu"], 2),
-        gpu_hours_at_most=round(hours["gpu"], 2),
+        cpu_hours_at_most=round(cpu_hours, 2),
+        gpu_hours_at_most=round(gpu_hours, 2),
         critical_path_minutes_at_most=max(finish, default=0),
     )
 
 
 def make_plan(
-    program: Program, state: State, *, on_slurm: bool = False, max_array: int | None = None
+    program: Program,
+    state: State,
+    *,
+    on_slurm: bool = False,
+    max_array: int | None = None,
+    selected: frozenset[int] | None = None,
+    past: Past | None = None,
 ) -> Plan:
     """Decide for every node, and group those to run into jobs.
 
-    `on_slurm`: nodes that read what a process outside Slurm is making are blocked.
+    `on_slurm`: nodes that read what a process outside Slurm is making are blocked. `selected`: the
+    nodes that it is about; nothing else is run, and equal work is selected together. `past`: the
+    experiment as it was when it last ran, to say what changed.
     """
-    steps = _steps(program, state, on_slurm=on_slurm)
+    if selected is not None:
+        chosen = {program.keys[i] for i in selected}
+        selected = frozenset(i for i, key in enumerate(program.keys) if key in chosen)
+    moved = _moved(program, past, state) if past else {}
+    steps = _steps(program, state, selected, moved, on_slurm=on_slurm)
     groups = _groups(program, steps, state, max_array or max(1, len(steps)))
-    return Plan(program, tuple(steps), tuple(groups), _estimate(steps))
+    shown = steps if selected is None else [steps[i] for i in sorted(selected)]
+    again = {s.node.id: moved[s.node.id] for s in shown if s.action == "rerun"}
+    estimate = _estimate(steps, shown, groups)
+    return Plan(program, tuple(steps), tuple(groups), estimate, selected, tuple(effects(again)))

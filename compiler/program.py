@@ -11,10 +11,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from compiler.chain import chain
 from compiler.errors import Diagnostic, SpecError
 from compiler.expand import expand
 from compiler.graph import Graph
-from compiler.identify import Identity, identify
+from compiler.identify import Chosen, Identity, identify, nothing_chosen
 from compiler.link import link
 from compiler.lint import lint
 from compiler.source import load
@@ -144,10 +145,15 @@ def _content(declaration: Declaration, cache: Path | None) -> tuple[str, list[Di
     return " ".join(digests), problems
 
 
-def compile_spec(path: str, overrides: Sequence[str] = (), cache: Path | None = None) -> Program:
+def compile_spec(
+    path: str,
+    overrides: Sequence[str] = (),
+    cache: Path | None = None,
+    chosen: Chosen = nothing_chosen,
+) -> Program:
     """Compile a spec. `cache` is a file that remembers digests of large input files.
 
-    Raises SpecError with all errors of all passes at once.
+    `chosen` tells what choices have fallen on. Raises SpecError with all errors of all passes at once.
     """
     source, problems = load(path, overrides, _read_text)
     spec, more = read_spec(source)
@@ -158,18 +164,22 @@ def compile_spec(path: str, overrides: Sequence[str] = (), cache: Path | None = 
     problems += more
     graph, more = expand(spec, linked)
     problems += more
-    tables, more = resolve_tables(spec, graph, whole=not problems)
-    problems += more
     contents: dict[str, str] = {}
     used = {b.declaration.name for n in graph.nodes for bs in n.inputs.values() for b in bs if b.declaration}
     for name, declaration in declarations.items():
         if name in used:  # a declaration that nothing reads may name a file that is not here
             contents[name], more = _content(declaration, cache)
             problems += more
-    problems += lint(spec, graph, tables) if not problems else []
-    errors = [p for p in problems if p.severity == "error"]
-    if errors:
+    identities: tuple[Identity, ...] = ()
+    if whole := not _errors(problems):
+        graph, identities = chain(graph, identify(graph, contents, templates.digest, chosen))
+    tables, more = resolve_tables(spec, graph, whole=whole)
+    problems += more
+    if _errors(problems):
         raise SpecError(problems, source.texts)
-    return Program(
-        spec, graph, identify(graph, contents, templates.digest), tables, source.texts, tuple(problems)
-    )
+    problems += lint(spec, graph, tables)
+    return Program(spec, graph, identities, tables, source.texts, tuple(problems))
+
+
+def _errors(problems: Sequence[Diagnostic]) -> bool:
+    return any(p.severity == "error" for p in problems)

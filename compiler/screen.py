@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from compiler.local import Event, LocalRun, Progress
+from compiler.plan import MADE
 from runtime.store import Store
 
 
@@ -65,7 +66,7 @@ def _watch_live(local: LocalRun, total: int) -> None:
 def watch_run(local: LocalRun, store: Store) -> bool:
     """Run to the end and show it; false where it was stopped by Ctrl-C."""
     plan = local.plan
-    total = len({s.key for s in plan.steps if s.action in ("run", "wait")})
+    total = len({s.key for s in plan.steps if s.action in (*MADE, "wait")})
     reused = plan.estimate.reuse
     click.echo(
         f"{plan.program.spec.experiment}: {total} nodes to run, {reused} reused; "

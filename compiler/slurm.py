@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,7 @@ class Script:
     text: str
     options: tuple[str, ...]
     job_file: Path
-    tasks: tuple[str, ...]  # description of each task
+    tasks: tuple[tuple[str, ...], ...]  # descriptions of each task, to be carried out in a row
 
     def call(self, path: str) -> list[str]:
         return ["sbatch", *self.options, path]
@@ -51,25 +52,33 @@ def dependency(slurm_ids: Iterable[str]) -> tuple[str, ...]:
     return (f"--dependency=afterany:{ids}",) if ids else ()
 
 
-def make_script(
-    plan: Plan, job: JobGroup, profile: Profile, store: Store, ids: Mapping[str, str], token: str
-) -> Script:
-    """The sbatch call of a job; `ids` gives the Slurm ids of the jobs it comes after."""
-    program = plan.program
-    tasks = tuple(str(description_path(store, program, plan.steps[i].key)) for i in job.steps)
-    folder = store.experiment(program.spec.experiment)
-    job_file = folder / "jobs" / f"{job.name}-{digest_text(canonical(tasks))[:12]}.json"
-    text = fill(
+def script_text(job: JobGroup, profile: Profile, *, token: str, logs: str, work: str) -> str:
+    """The sbatch text of a job. `logs` is the folder of its output, `work` the shell text of one task."""
+    return fill(
         "sbatch.sh.j2",
         job=job,
         profile=profile,
         token=token,
         memory_mib=round(job.resources.memory_gb * 1024),
-        output=str(store.root / ".logs" / "slurm" / ("%x-%A_%a.out" if job.array else "%x-%j.out")),
-        python=profile.python or sys.executable,
-        store=str(store.root),
-        job_file=str(job_file),
+        output=f"{logs}/" + ("%x-%A_%a.out" if job.array else "%x-%j.out"),
+        work=work,
     )
+
+
+def make_script(
+    plan: Plan, job: JobGroup, profile: Profile, store: Store, ids: Mapping[str, str], token: str
+) -> Script:
+    """The sbatch call of a job; `ids` gives the Slurm ids of the jobs it comes after."""
+    program = plan.program
+    tasks = tuple(
+        tuple(str(description_path(store, program, plan.steps[i].key)) for i in task) for task in job.tasks
+    )
+    folder = store.experiment(program.spec.experiment)
+    job_file = folder / "jobs" / f"{job.name}-{digest_text(canonical(tasks))[:12]}.json"
+    work = shlex.join(
+        ["exec", profile.python or sys.executable, "-m", "runtime.run_task", str(store.root), str(job_file)]
+    )
+    text = script_text(job, profile, token=token, logs=str(store.root / ".logs" / "slurm"), work=work)
     after = [*job.after_slurm, *(ids[name] for name in job.after)]
     return Script(job, text, dependency(after), job_file, tasks)
 
@@ -115,7 +124,8 @@ ENDED = frozenset(
 )
 
 
-def _submissions(store: Store) -> list[tuple[Path, dict[str, Any]]]:
+def submissions(store: Store) -> list[tuple[Path, dict[str, Any]]]:
+    """The records of what was asked of Slurm and not yet forgotten by `queue`."""
     folder = store.root / ".submissions"
     return [(p, read_json(p)) for p in sorted(folder.glob("*.json"))] if folder.is_dir() else []
 
@@ -135,7 +145,7 @@ def queue(store: Store) -> dict[str, Queued]:
     Submissions whose jobs have left the queue are forgotten, except that of the last minute: a job
     may not be visible yet. Where there is no squeue the queue is unknown, and empty here.
     """
-    known = _submissions(store)
+    known = submissions(store)
     if not known or shutil.which("squeue") is None:
         return {}
     by_token: dict[str, list[dict[str, str]]] = {}
@@ -151,7 +161,8 @@ def queue(store: Store) -> dict[str, Queued]:
             index = int(row["ArrayTaskID"]) if array else 0
             if row["State"] not in ENDED and index < len(told["keys"]):
                 slurm_id = f"{row['ArrayJobID']}_{index}" if array else row["JobID"]
-                found[told["keys"][index]] = Queued(slurm_id, row["State"], row["Reason"])
+                task = Queued(slurm_id, row["State"], row["Reason"])
+                found |= dict.fromkeys(told["keys"][index], task)
     return found
 
 
@@ -210,17 +221,23 @@ class Submitted:
     tasks: int
 
 
+def _task_keys(plan: Plan, task: Iterable[int]) -> list[str]:
+    """Every key by which somebody may look for a task."""
+    identities = [plan.program.identities[i] for i in task]
+    return list(dict.fromkeys(key for i in identities for key in (i.key, i.asked)))
+
+
 def _submit_one(plan: Plan, job: JobGroup, profile: Profile, store: Store, ids: Mapping[str, str]) -> str:
     token = secrets.token_hex(8)
     script = make_script(plan, job, profile, store, ids, token)
-    write_json(script.job_file, {"descriptions": list(script.tasks)})
+    write_json(script.job_file, {"tasks": script.tasks})
     record = store.root / ".submissions" / f"{token}.json"
     told = {
         "token": token,
         "experiment": plan.program.spec.experiment,
         "job": job.name,
         "time": time.time(),
-        "keys": [plan.steps[i].key for i in job.steps],
+        "keys": [_task_keys(plan, task) for task in job.tasks],
         "slurm_id": None,
     }
     write_json(record, told)  # the intent, before anything is asked of Slurm
@@ -244,7 +261,7 @@ def submit(plan: Plan, profile: Profile, store: Store) -> Iterator[Submitted]:
     ids: dict[str, str] = {}
     for job in plan.jobs:
         ids[job.name] = _submit_one(plan, job, profile, store, ids)
-        yield Submitted(job.name, ids[job.name], len(job.steps))
+        yield Submitted(job.name, ids[job.name], len(job.tasks))
 
 
 def submission_lock(store: Store, wait_s: float = 60.0) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from yamlcore import CCoreLoader
 
-from compiler.errors import COMMAND_LINE, INCLUDED, NOWHERE, Diagnostic, Note, Span, SpecError, near
+from compiler.errors import COMMAND_LINE, EXPANDED, INCLUDED, NOWHERE, Diagnostic, Note, Span, SpecError, near
 
 Scalar = str | int | float | bool | None
 MAX_NODES = 250_000
@@ -39,6 +39,11 @@ class Located:
     @property
     def elements(self) -> tuple[Located, ...]:
         return self.value if isinstance(self.value, tuple) else ()
+
+    @property
+    def origin(self) -> Span | None:
+        """Where an axis gave the value; None where it is as written."""
+        return next((place for word, place in self.span.notes if word == EXPANDED), None)
 
     @property
     def place(self) -> Span:

@@ -30,17 +30,18 @@ class NodeState:
 
 def node_states(program: Program, store: Store, queued: Mapping[str, Queued]) -> list[NodeState]:
     """The state of every node: seals first, then live owners, then the queue, then failures."""
-    state = survey(store, program.keys, {})
+    state = survey(store, program.identities, {})
     states: list[NodeState] = []
     phase: Phase
-    for node, key in zip(program.graph.nodes, program.keys, strict=True):
+    for node, identity in zip(program.graph.nodes, program.identities, strict=True):
+        key = identity.key
         bad = [states[i].id for i in node.needs if states[i].phase in ("failed", "blocked")]
+        task = queued.get(key) or queued.get(identity.asked)
         if key in state.sealed:
             phase, detail = "done", ""
         elif key in state.busy:
-            phase, detail = "running", state.busy[key] + _progress(store, key)
-        elif key in queued:
-            task = queued[key]
+            phase, detail = "running", state.busy[key] + _progress(store, identity.asked)
+        elif task is not None:
             phase = "running" if task.state == "RUNNING" else "queued"
             detail = f"Slurm job {task.slurm_id}, {task.state.lower()}, {task.reason}".removesuffix(", None")
         elif bad:
@@ -55,7 +56,7 @@ def node_states(program: Program, store: Store, queued: Mapping[str, Queued]) ->
 
 def _progress(store: Store, key: str) -> str:
     try:
-        told = read_json(store.work(key) / "progress.json")
+        told = read_json(store.progress(key))
     except (OSError, ValueError):
         return ""
     return f", {told['done']} of {told['total']} {told['text']}".rstrip()
@@ -68,12 +69,12 @@ def to_json(states: Sequence[NodeState]) -> str:
 def to_text(program: Program, states: Sequence[NodeState], *, every_node: bool) -> str:
     """A line for each stage with its counts, then what needs attention."""
     if every_node:
-        width = max(len(s.id) for s in states)
+        width = max((len(s.id) for s in states), default=0)
         return "\n".join(f"{s.phase:<8} {s.id:<{width}}  {s.detail}".rstrip() for s in states)
     stages: dict[str, list[NodeState]] = {}
     for state in states:
         stages.setdefault(state.stage, []).append(state)
-    width = max(len(name) for name in stages)
+    width = max((len(name) for name in stages), default=0)
     lines = [f"{name:<{width}}  {_counts(some)}" for name, some in stages.items()]
     attention = [s for s in states if s.phase in ("failed", "running")]
     details = [f"{s.phase}: {s.id}: {s.detail}" for s in attention]

@@ -4,29 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from compiler.identify import Chosen, Identity
 from compiler.plan import State
 from runtime.claims import owner_of
 from runtime.files import read_json
+from runtime.job import CHOICE, SCRATCH, reached
 from runtime.store import Store
 
 
-def survey(store: Store, keys: Iterable[str], queued: Mapping[str, str]) -> State:
+def choices(store: Store) -> Chosen:
+    """Looks up what a choice has fallen on."""
+
+    def chosen(kind: str, key: str) -> tuple[str, str] | None:
+        try:
+            found = read_json(store.artifact(kind, key) / CHOICE)["chosen"]
+        except (OSError, ValueError, KeyError):
+            return None
+        return found["key"], found["path"]
+
+    return chosen
+
+
+def survey(store: Store, identities: Iterable[Identity], queued: Mapping[str, str]) -> State:
     """The state of keys: one listing of the store, and one look at each key that is being worked on.
 
     `queued` gives the Slurm job of each key that is queued or running there.
     """
     sealed = store.sealed()
-    failed_keys = store.failures()
-    working = store.working()
-    wanted = dict.fromkeys(keys)
-    failed = {k: _failure(store, k) for k in wanted if k in failed_keys and k not in sealed}
-    busy = {k: f"in the queue as Slurm job {job}" for k, job in queued.items() if k not in sealed}
-    for key in wanted:
-        if key in working and key not in sealed and key not in busy:
-            owner = owner_of(store.claim_folder(key))
-            if owner is not None:
-                busy[key] = f"at work on {owner['host']}, process {owner['pid']}"
-    return State(sealed, failed, busy, {k: j.partition("_")[0] for k, j in queued.items() if k not in sealed})
+    wanted = {i.key: i for i in identities if i.key not in sealed}
+    failures, working, trajectories = store.failures(), store.working(), store.trajectories()
+    failed: dict[str, str] = {}
+    busy: dict[str, str] = {}
+    slurm_jobs: dict[str, str] = {}
+    going: dict[str, float] = {}
+    for key, identity in wanted.items():
+        job = queued.get(key) or queued.get(identity.asked)
+        if job is not None:
+            busy[key] = f"in the queue as Slurm job {job}"
+            slurm_jobs[key] = job.partition("_")[0]
+        elif key in working and (owner := owner_of(store.claim_folder(key))) is not None:
+            busy[key] = f"at work on {owner['host']}, process {owner['pid']}"
+        if identity.asked in failures:
+            failed[key] = _failure(store, identity.asked)
+        if identity.trajectory in trajectories:
+            going[identity.trajectory] = reached(store.trajectory(identity.trajectory) / SCRATCH)
+    return State(sealed, failed, busy, slurm_jobs, going, store.realisations())
 
 
 def _failure(store: Store, key: str) -> str:

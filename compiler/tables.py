@@ -13,6 +13,8 @@ from compiler.interpolate import Label
 from compiler.source import Located
 from compiler.spec import Published, Spec, TableSpec
 
+Point = tuple[Label | None, ...]  # values along the axes of the rows; None where it has none
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -189,14 +191,12 @@ class _Resolver:
         self._check_axes(wanted, [b for bindings, _ in found for b in bindings])
         if any(p.code == "AC402" for p in self.problems):
             return []
-        points = self._points(wanted, (b for bindings, _ in found for b in bindings))
+        by_point = [_by_point(bindings, wanted) for bindings, _ in found]
         rows: list[Row] = []
-        for point in points:
+        for point in self._points(wanted, dict.fromkeys(p for column in by_point for p in column)):
             cells = [
-                self._cell(
-                    [b for b in bindings if _covers(_at(b, wanted), point)], place, f"column `{label}`"
-                )
-                for (label, _), (bindings, place) in zip(columns, found, strict=True)
+                self._cell(_covering(column, point), place, f"column `{label}`")
+                for (label, _), (_, place), column in zip(columns, found, by_point, strict=True)
             ]
             rows.append(Row(", ".join(map(str, point)), tuple(cells)))
         return rows
@@ -216,22 +216,22 @@ class _Resolver:
                 message = f"no column varies over `{name}`"
                 self.problem("AC402", message, self.place("rows"), near(name, known))
 
-    def _points(self, wanted: Sequence[str], bindings: Iterable[Binding]) -> list[tuple[Label | None, ...]]:
+    def _points(self, wanted: Sequence[str], found: Mapping[Point, None]) -> list[Point]:
         """Row labels in the order of the declared axes.
 
         What does not vary over an axis has no row of its own: it stands in every row of that axis.
         """
-        found = dict.fromkeys(_at(b, wanted) for b in bindings)
         whole = [p for p in found if None not in p]
         partial = [p for p in found if None in p and not any(_covers(p, q) for q in found if q != p)]
         points = [*whole, *partial]
 
-        def rank(point: tuple[Label | None, ...]) -> tuple[int, ...]:
-            ranks: list[int] = []
-            for axis, label in zip(wanted, point, strict=True):
-                labels = [v.label for v in self.spec.axes.get(axis, ())]
-                ranks.append(labels.index(label) if label in labels else len(labels))
-            return tuple(ranks)
+        places = [{v.label: n for n, v in enumerate(self.spec.axes.get(axis, ()))} for axis in wanted]
+
+        def rank(point: Point) -> tuple[int, ...]:
+            return tuple(
+                len(known) if label is None else known.get(label, len(known))
+                for known, label in zip(places, point, strict=True)
+            )
 
         return sorted(points, key=rank)
 
@@ -329,7 +329,20 @@ def _look_up(
     return None
 
 
-def _at(binding: Binding, names: Sequence[str]) -> tuple[Label | None, ...]:
+def _by_point(bindings: Iterable[Binding], names: Sequence[str]) -> dict[Point, list[Binding]]:
+    found: dict[Point, list[Binding]] = {}
+    for binding in bindings:
+        found.setdefault(_at(binding, names), []).append(binding)
+    return found
+
+
+def _covering(column: Mapping[Point, list[Binding]], point: Point) -> list[Binding]:
+    """The bindings of a column that hold at a point."""
+    partial = [p for p in column if None in p and _covers(p, point)]
+    return [b for p in dict.fromkeys([point, *partial]) for b in column.get(p, ())]
+
+
+def _at(binding: Binding, names: Sequence[str]) -> Point:
     """The binding's values along axes given by name."""
     by_name = {axis_name(a): v for a, v in binding.axes.items()}
     return tuple(by_name.get(name) for name in names)

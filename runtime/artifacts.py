@@ -71,13 +71,11 @@ class Pool:
 class Port:
     """One output of a stage (or one declaration) as the compiler knows it.
 
-    `path` is the place inside the sealed artifact; `{epoch}` in it stands for a checkpoint, and
-    `epochs` then lists them: the port varies over the axis `epoch`.
+    `path` is the place inside the sealed artifact.
     """
 
     type: str
     path: str = ""
-    epochs: tuple[int, ...] = ()
     pools: frozenset[Pool] = frozenset()  # data: which prompts these are
     seen: frozenset[Pool] = frozenset()  # models and their completions: prompts trained on
     chosen: frozenset[Pool] = frozenset()  # the same: prompts whose scores chose the model

@@ -6,6 +6,7 @@ config must say so; a test holds that. Fields that name an input also say which 
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -99,14 +100,18 @@ def takes_many(info: FieldInfo) -> bool:
     return bool(_extra(info).get("many", False))
 
 
+@cache
+def _result_fields(model: type[BaseModel]) -> tuple[str, ...]:
+    fields = model.model_fields.items()
+    return tuple(name for name, info in fields if affects(info) == "result" and not taken(info))
+
+
 def identity(value: Any) -> Any:
     """The part of a config that affects the result, as plain JSON data; inputs are left out."""
+    if value is None or isinstance(value, (str, int, float)):
+        return value
     if isinstance(value, BaseModel):
-        return {
-            name: identity(getattr(value, name))
-            for name, info in type(value).model_fields.items()
-            if affects(info) == "result" and not taken(info)
-        }
+        return {name: identity(getattr(value, name)) for name in _result_fields(type(value))}
     if isinstance(value, dict):
         return {str(k): identity(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from runtime import declare
 from runtime.files import read_json, write_json
 from runtime.stage import Resources, StageKind, stage_kind
-from runtime.store import Store
+from runtime.store import Damaged, Store
 
 SCHEMA = "alignc.job/1"
 CHOICE = "choice.json"
@@ -57,7 +57,8 @@ class Input:
 class Job:
     """A description, opened: config validated, inputs found. `out` is sealed when `run` returns.
 
-    `scratch` survives a try that failed or was killed; `out` is made anew for each try.
+    `scratch` survives a try that failed or was killed; `out` is made anew for each try. Where the kind
+    has a `prefix`, `scratch` belongs to the trajectory, and survives the job too.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Job:
     config: Any
     inputs: Mapping[str, tuple[Input, ...]]
     resources: Resources
+    root: Path
     out: Path
     scratch: Path
     description: Mapping[str, Any]
@@ -92,23 +94,37 @@ class Job:
             return
         self._told = now
         record = {"done": done, "total": total, "text": text, "time": time.time()}
-        write_json(self.scratch.parent / "progress.json", record, durable=False)
+        asked = self.description.get("asked", self.key)
+        write_json(Store(self.root).progress(asked), record, durable=False)
 
 
-def _follow(store: Store, kind: str, key: str, path: str) -> tuple[str, str, str]:
-    """The artifact that a choice stands for; anything else stands for itself."""
-    while path == CHOICE:
-        chosen = read_json(store.artifact(kind, key) / CHOICE)["chosen"]
-        kind, key, path = chosen["kind"], chosen["key"], chosen["path"]
-        _guard(store, kind, key)
-    return kind, key, path
+REACHED = "reached.json"
+SCRATCH = "scratch"
+
+
+def reached(scratch: Path) -> float:
+    """How far the trajectory in a scratch folder has gone, in units of its kind's prefix field."""
+    try:
+        return float(read_json(scratch / REACHED)["reached"])
+    except (OSError, ValueError, KeyError):
+        return 0.0
+
+
+def follow(store: Store, kind: str, key: str, path: str) -> tuple[str, str, str]:
+    """The (kind, key, path) that an output stands for: the artifact as sealed, choices followed.
+
+    Raises Blocked where it is not there.
+    """
+    found = store.locate(kind, key)
+    if found is None:
+        raise Blocked(f"the input {kind}/{key} is not there")
+    if path != CHOICE:
+        return kind, found, path
+    chosen = read_json(store.artifact(kind, found) / CHOICE)["chosen"]
+    return follow(store, chosen["kind"], chosen["key"], chosen["path"])
 
 
 def _guard(store: Store, kind: str, key: str) -> None:
-    from runtime.store import Damaged
-
-    if not store.has(kind, key):
-        raise Blocked(f"the input {kind}/{key} is not there")
     try:
         store.verify(kind, key)
     except Damaged as error:
@@ -120,9 +136,8 @@ def _open_input(store: Store, record: Mapping[str, Any]) -> Input:
     if "declared" in record:
         value = DECLARED[record["section"]].validate_python(record["declared"])
         return Input(**common, declared=value)
-    kind, key = record["kind"], record["key"]
+    kind, key, path = follow(store, record["kind"], record["key"], record["path"])
     _guard(store, kind, key)
-    kind, key, path = _follow(store, kind, key, record["path"])
     folder = store.artifact(kind, key)
     return Input(
         **common,
@@ -135,7 +150,10 @@ def _open_input(store: Store, record: Mapping[str, Any]) -> Input:
 
 
 def open_job(store: Store, description: Mapping[str, Any]) -> Job:
-    """Open a description. Raises Blocked where an input is missing or damaged."""
+    """Open a description; `scratch` in it overrides the usual folder.
+
+    Raises Blocked where an input is missing or damaged.
+    """
     kind = stage_kind(description["kind"])
     if kind is None or kind.version != description["version"]:
         raise JobError(
@@ -153,7 +171,8 @@ def open_job(store: Store, description: Mapping[str, Any]) -> Job:
         config=kind.config.model_validate(description["config"], by_alias=False, by_name=True),
         inputs=inputs,
         resources=Resources.model_validate(description["resources"]),
+        root=store.root,
         out=work / "out",
-        scratch=work / "scratch",
+        scratch=Path(description.get("scratch", work / SCRATCH)),
         description=description,
     )

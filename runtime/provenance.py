@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import resource
@@ -15,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from runtime import __version__
+from runtime import __version__, templates
 
 # Packages whose version can change a result.
 PACKAGES = (
@@ -48,6 +49,19 @@ def code_version(folder: Path) -> dict[str, Any]:
     commit = _git(folder, "rev-parse", "HEAD")
     dirty = None if commit is None else bool(_git(folder, "status", "--porcelain", "--", str(folder)))
     return {"commit": commit, "dirty": dirty}
+
+
+@cache
+def code_digest() -> str:
+    """The hash of alignc's own files: code and templates, wherever they are installed."""
+    runtime = Path(__file__).resolve().parent
+    told = hashlib.sha256()
+    for folder in (runtime, runtime.parent / "compiler", templates.folder()):
+        for file in sorted(folder.rglob("*")):
+            if file.suffix in (".py", ".j2", ".yaml"):
+                told.update(f"{file.relative_to(folder)}\0".encode())
+                told.update(hashlib.sha256(file.read_bytes()).digest())
+    return told.hexdigest()
 
 
 @cache

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum
 from pathlib import Path
 from types import FrameType
@@ -24,8 +24,11 @@ from typing import Any
 
 from runtime.claims import Claim, ClaimLost, try_claim
 from runtime.files import read_json, write_json
-from runtime.job import Blocked, Job, JobError, open_job
+from runtime.identity import trajectory_key
+from runtime.job import SCRATCH, Blocked, Job, JobError, open_job, reached
 from runtime.provenance import Meter, environment
+from runtime.realise import realise
+from runtime.stage import stage_kind
 from runtime.store import Store
 
 POLL_S = 0.5
@@ -71,18 +74,18 @@ def _stop_oneself() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _wait_for_claim(store: Store, kind: str, key: str) -> Claim | None:
-    """The claim of a key, or None where another process sealed it meanwhile."""
+def _wait_for_claim(folder: Path, what: str, done: Callable[[], bool]) -> Claim | None:
+    """The claim of a folder, or None where another process did the work meanwhile."""
     told = False
-    while not store.has(kind, key):
-        claim = try_claim(store.claim_folder(key), lost=_stop_oneself)
+    while not done():
+        claim = try_claim(folder, lost=_stop_oneself)
         if claim is not None:
-            if not store.has(kind, key):
+            if not done():
                 return claim
             claim.release()
             return None
         if not told:
-            print(f"{key[:12]}: another process is at work on this; waiting for it", flush=True)
+            print(f"{what}: another process is at work on this; waiting for it", flush=True)
             told = True
         time.sleep(POLL_S)
     return None
@@ -130,9 +133,10 @@ def _work(store: Store, description: Mapping[str, Any], claim: Claim) -> None:
 def _record_failure(
     store: Store, description: Mapping[str, Any], outcome: Outcome, message: str, trace: str
 ) -> None:
+    key = description.get("asked", description["key"])
     record = {
         "id": description["id"],
-        "key": description["key"],
+        "key": key,
         "outcome": outcome.name.lower(),
         "message": message,
         "traceback": trace,
@@ -140,12 +144,34 @@ def _record_failure(
         "host": socket.gethostname(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
     }
-    write_json(store.failure(description["key"]), record)
+    write_json(store.failure(key), record)
+
+
+@contextlib.contextmanager
+def _on_trajectory(store: Store, description: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The description with the scratch folder of its trajectory, which is nobody else's meanwhile.
+
+    A trajectory that has gone further already is of no use: the job then starts in a folder of its own.
+    """
+    kind = stage_kind(description["kind"])
+    if kind is None or not kind.prefix:
+        yield description
+        return
+    name = trajectory_key(description["recipe"], kind.prefix)
+    folder = store.trajectory(name)
+    claim = _wait_for_claim(folder / "claim", f"trajectory {name[:12]}", lambda: False)
+    assert claim is not None
+    try:
+        too_far = reached(folder / SCRATCH) > description["config"][kind.prefix]
+        yield description if too_far else {**description, "scratch": str(folder / SCRATCH)}
+    finally:
+        claim.release()
 
 
 def _attempt(store: Store, description: Mapping[str, Any], claim: Claim) -> Outcome:
     try:
-        _work(store, description, claim)
+        with _on_trajectory(store, description) as placed:
+            _work(store, placed, claim)
     except Blocked as error:
         outcome, message, trace = Outcome.BLOCKED, str(error), ""
     except JobError as error:
@@ -166,23 +192,38 @@ def _attempt(store: Store, description: Mapping[str, Any], claim: Claim) -> Outc
 
 
 def _claim_and_run(store: Store, description: Mapping[str, Any]) -> Outcome:
+    asked = {description["key"], description.get("asked", description["key"])}
+    if store.locate(description["kind"], description["key"]):
+        return _sealed(store, description, asked, by_others=True)
+    try:
+        description = realise(store, description)
+    except Blocked as error:
+        print(error, file=sys.stderr, flush=True)
+        _record_failure(store, description, Outcome.BLOCKED, str(error), "")
+        return Outcome.BLOCKED
     kind, key = description["kind"], description["key"]
-    claim = _wait_for_claim(store, kind, key)
-    if claim is None:
-        print(f"{description['id']}: already sealed", flush=True)
-        outcome = Outcome.SEALED
-    else:
+    claim = _wait_for_claim(store.claim_folder(key), key[:12], lambda: store.has(kind, key))
+    if claim is not None:
         _limit_threads(description["resources"]["cpus"])
         try:
             outcome = _attempt(store, description, claim)
         finally:
             claim.release()
-        if store.has(kind, key):  # by another, too, that took this one for dead
-            outcome = Outcome.SEALED
-    if outcome is Outcome.SEALED:
+        if not store.has(kind, key):  # another may have made it that took this one for dead
+            return outcome
+    for each in asked - {key}:
+        write_json(store.realised(each), {"key": key})
+    return _sealed(store, description, asked | {key}, by_others=claim is None)
+
+
+def _sealed(store: Store, description: Mapping[str, Any], keys: set[str], *, by_others: bool) -> Outcome:
+    """Clean up behind a sealed artifact, which others may have made."""
+    if by_others:
+        print(f"{description['id']}: already sealed", flush=True)
+    for key in keys:
         store.failure(key).unlink(missing_ok=True)
         store.discard_work(key)
-    return outcome
+    return Outcome.SEALED
 
 
 def run_job(store: Store, description: Mapping[str, Any]) -> Outcome:
@@ -191,7 +232,7 @@ def run_job(store: Store, description: Mapping[str, Any]) -> Outcome:
         try:
             return _claim_and_run(store, description)
         except Interrupted:  # outside the work itself: before it began, or after it was sealed
-            sealed = store.has(description["kind"], description["key"])
+            sealed = store.locate(description["kind"], description["key"])
             return Outcome.SEALED if sealed else Outcome.INTERRUPTED
 
 

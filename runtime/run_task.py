@@ -1,6 +1,8 @@
-"""Carry out one task of a submitted job: find its description, send its output to its log, run it.
+"""Carry out one task of a submitted job: its descriptions in a row, each with a log of its own.
 
 python -m runtime.run_task STORE JOB.json     (the array index is Slurm's)
+
+Descriptions that JOB.json names by relative paths stand beside it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import time
 from pathlib import Path
 
 from runtime.files import read_json
-from runtime.run_job import run_job
+from runtime.run_job import Outcome, run_job
 from runtime.store import Store
 
 _PR_SET_PDEATHSIG = 1
@@ -34,25 +36,29 @@ def _log_to(path: Path, title: str) -> None:
     )
 
 
-def run_description(store_root: str, path: str) -> None:
-    """Run a described job in this process, output to its log; exits with its outcome."""
+def run_description(store_root: str, path: str) -> Outcome:
+    """Run a described job in this process, output to its log."""
     store = Store(Path(store_root))
     description = read_json(Path(path))
-    _log_to(store.log(description["key"]), description["id"])
-    sys.exit(run_job(store, description))
+    _log_to(store.log(description.get("asked", description["key"])), description["id"])
+    return run_job(store, description)
 
 
 def run_child(store_root: str, path: str, environment: dict[str, str]) -> None:
     """The same, for a child of a runner: it dies with its parent, so that no work goes on unseen."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     os.environ.update(environment)
-    run_description(store_root, path)
+    sys.exit(run_description(store_root, path))
 
 
 def main() -> None:
     store, job = sys.argv[1:]
     index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
-    run_description(store, read_json(Path(job))["descriptions"][index])
+    path = Path(job).absolute()
+    for description in read_json(path)["tasks"][index]:
+        outcome = run_description(os.path.abspath(store), str(path.parent / description))
+        if outcome is not Outcome.SEALED:
+            sys.exit(outcome)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from runtime.artifacts import Port
 from runtime.fields import Frozen, nothing, speed
@@ -53,6 +53,19 @@ def no_templates(config: Any, inputs: Mapping[str, Port]) -> Iterable[str]:
     return ()
 
 
+class Leg(NamedTuple):
+    """One checkpoint of a run: the axes that tell it apart, its config, and the segment it belongs to."""
+
+    axes: Mapping[str, str | int | float | bool]
+    config: StageConfig
+    segment: int = 0
+
+
+def whole(config: StageConfig) -> Sequence[Leg]:
+    """A run that keeps nothing but its result."""
+    return (Leg({}, config),)
+
+
 def keep(name: str, body: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """No shorthand: the stage stays as written."""
     return {name: body}
@@ -67,6 +80,10 @@ class StageKind:
     check: problems that need the inputs' types (same arguments as `outputs`).
     templates: templates that shape the result, as paths below templates/ (same arguments); their
         text is part of the recipe.
+    prefix: a config field that says how far a run goes (`epochs`): runs that differ in it alone take the
+        same steps, so that a longer one goes on from where a shorter one ended.
+    legs: the legs of a run, one for each checkpoint that is kept, each with the axes that it adds and its
+        own config; each is a node of its own, and together they are one run.
     preload: slow modules that `run` imports; a runner may import them once, before it forks jobs.
     expand: rewrites a shorthand into several stages, name -> body; bodies are mappings as written.
     """
@@ -80,6 +97,8 @@ class StageKind:
     expand: Callable[[str, dict[str, Any]], dict[str, dict[str, Any]]] = keep
     templates: Callable[[Any, Mapping[str, Port]], Iterable[str]] = no_templates
     resources: Resources = Resources()
+    prefix: str = ""
+    legs: Callable[[Any], Sequence[Leg]] = whole
     preload: tuple[str, ...] = ()
 
 

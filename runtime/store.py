@@ -2,6 +2,8 @@
 
     <store>/<kind>/<key>/        a sealed artifact: its files and manifest.json
     <store>/.work/<key>/         of an unsealed one: claim/, scratch/ (kept over tries), out.N/ (of try N)
+    <store>/.trajectories/<key>/ state of a training, for those who go on from there: claim/, scratch/
+    <store>/.realised/<key>.json under which key a job that came after a choice was sealed
     <store>/.logs/<key>.log      what the tries of a job printed
     <store>/.failures/<key>.json how the last try ended, where it failed
     <store>/.experiments/<name>/ descriptions of an experiment's jobs and tables
@@ -43,6 +45,15 @@ class Store:
     def claim_folder(self, key: str) -> Path:
         return self.work(key) / "claim"
 
+    def progress(self, key: str) -> Path:
+        return self.work(key) / "progress.json"
+
+    def trajectory(self, key: str) -> Path:
+        return self.root / ".trajectories" / key
+
+    def realised(self, key: str) -> Path:
+        return self.root / ".realised" / f"{key}.json"
+
     def log(self, key: str) -> Path:
         return self.root / ".logs" / f"{key}.log"
 
@@ -55,8 +66,26 @@ class Store:
     def has(self, kind: str, key: str) -> bool:
         return (self.artifact(kind, key) / MANIFEST).exists()
 
+    def locate(self, kind: str, key: str) -> str | None:
+        """The key under which an artifact is sealed: its own, or that which it turned out to have."""
+        if self.has(kind, key):
+            return key
+        try:
+            found: str = read_json(self.realised(key))["key"]
+        except (OSError, ValueError, KeyError):
+            return None
+        return found if self.has(kind, found) else None
+
     def manifest(self, kind: str, key: str) -> dict[str, Any]:
         return read_json(self.artifact(kind, key) / MANIFEST)
+
+    def trajectories(self) -> frozenset[str]:
+        """Trajectories of which a state is kept."""
+        return _names(self.root / ".trajectories")
+
+    def realisations(self) -> frozenset[str]:
+        """Keys of jobs that were sealed under the key of what a choice had fallen on."""
+        return frozenset(name.removesuffix(".json") for name in _names(self.root / ".realised"))
 
     def sealed(self) -> frozenset[str]:
         """Keys of all sealed artifacts: one listing a kind, no look at each (NFS)."""
@@ -68,17 +97,11 @@ class Store:
 
     def working(self) -> frozenset[str]:
         """Keys that somebody has begun to work on."""
-        try:
-            return frozenset(os.listdir(self.root / ".work"))
-        except FileNotFoundError:
-            return frozenset()
+        return _names(self.root / ".work")
 
     def failures(self) -> frozenset[str]:
         """Keys whose last try failed."""
-        try:
-            return frozenset(name.removesuffix(".json") for name in os.listdir(self.root / ".failures"))
-        except FileNotFoundError:
-            return frozenset()
+        return frozenset(name.removesuffix(".json") for name in _names(self.root / ".failures"))
 
     def verify(self, kind: str, key: str, *, digests: bool = False) -> None:
         """Raise Damaged unless every file has its sealed size (and, where asked, its digest)."""
@@ -123,3 +146,11 @@ class Store:
         except FileNotFoundError:
             return
         shutil.rmtree(grave, ignore_errors=True)
+
+
+def _names(folder: Path) -> frozenset[str]:
+    """The names in a folder; none where it is not there."""
+    try:
+        return frozenset(os.listdir(folder))
+    except FileNotFoundError:
+        return frozenset()

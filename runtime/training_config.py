@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import model_validator
 
-from runtime.fields import Frozen, result, speed
-from runtime.stage import StageConfig
+from runtime.fields import Frozen, nothing, result, speed
+from runtime.stage import Leg, StageConfig
 
 Reduction = Literal["example_sum", "token_mean", "example_mean"]
 Truncation = Literal["drop", "keep_start", "keep_end"]
@@ -26,13 +27,25 @@ class TrainingConfig(StageConfig):
     """Optimisation, batches, truncation and checkpoints."""
 
     epochs: int = result(doc="passes over the data", ge=1)
-    checkpoint_every: int | None = result(
+    checkpoint_every: int | None = nothing(
         None,
         doc="keep a checkpoint after every so many epochs: adds the axis `epoch`; none: the last one only",
         ge=1,
     )
+    segments: int = speed(
+        1,
+        doc="jobs that a run is cut into on Slurm, at checkpoints: what reads an early checkpoint need not "
+        "wait for the last, and each job has the whole time limit",
+        ge=1,
+    )
     learning_rate: float = result(doc="peak learning rate", gt=0)
     schedule: Literal["constant", "linear", "cosine"] = result("constant", doc="learning rate over the run")
+    horizon: int | None = result(
+        None,
+        doc="epochs that a falling schedule is laid out for; none: `epochs`. Runs of one horizon share their "
+        "first epochs",
+        ge=1,
+    )
     warmup_steps: int = result(0, doc="steps of linear warm-up", ge=0)
     optimizer: Literal["adamw", "rmsprop"] = result("adamw", doc="optimizer")
     betas: tuple[float, float] = result((0.9, 0.999), doc="adamw: decay rates of the moments")
@@ -59,9 +72,36 @@ class TrainingConfig(StageConfig):
             raise ValueError("`max_prompt_length` must be smaller than `max_length`")
         if self.checkpoint_every is not None and self.checkpoint_every > self.epochs:
             raise ValueError("`checkpoint_every` must not be larger than `epochs`")
+        if self.horizon is not None and self.schedule == "constant":
+            raise ValueError("`horizon` has no meaning for `schedule: constant`")
+        if self.horizon is not None and self.horizon < self.epochs:
+            raise ValueError("`horizon` must not be smaller than `epochs`")
+        checkpoints = len(self.kept_epochs())
+        if self.segments > checkpoints:
+            raise ValueError(
+                f"`segments` must not be larger than the number of checkpoints, which is {checkpoints}"
+            )
         return self
 
     def kept_epochs(self) -> tuple[int, ...]:
         """Epochs after which a checkpoint is kept as an output; the last always is one."""
         every = self.checkpoint_every or self.epochs
         return tuple(sorted({*range(every, self.epochs + 1, every), self.epochs}))
+
+    def legs(self) -> Sequence[Leg]:
+        """A run to each checkpoint, of the same schedule; the axis `epoch` where the spec asks for some.
+
+        A run to a checkpoint is the same work whatever else is kept, and however far the run goes on;
+        so `checkpoint_every` is left out, and `horizon` stands in every leg whose schedule needs it.
+        """
+        horizon = None if self.schedule == "constant" else self.horizon or self.epochs
+        told = {"checkpoint_every": None, "segments": 1, "horizon": horizon}
+        kept = self.kept_epochs()
+        return [
+            Leg(
+                {"epoch": epoch} if self.checkpoint_every else {},
+                self.model_copy(update={**told, "epochs": epoch}),
+                number * self.segments // len(kept),
+            )
+            for number, epoch in enumerate(kept)
+        ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from runtime.files import canonical, digest_text
+from runtime.identity import recipe_key, trajectory_key
 from runtime.run_job import Outcome, run_job
 from runtime.stage import stage_kind
 from runtime.store import Store
@@ -35,14 +35,18 @@ def describe(kind: str, config: dict[str, Any], inputs: dict[str, Any], **resour
     assert stage is not None
     records = {name: value if isinstance(value, list) else [value] for name, value in inputs.items()}
     config = {"kind": kind, **dict.fromkeys(inputs, "x"), **config}
-    recipe = {"kind": kind, "config": config, "inputs": records}
+    sources = {
+        name: [r if "declared" in r else [r["key"], r["path"], r.get("metric", "")] for r in found]
+        for name, found in records.items()
+    }
+    recipe = {"kind": kind, "config": config, "inputs": sources}
     return {
         "schema": "alignc.job/1",
         "id": kind,
         "stage": kind,
         "kind": kind,
         "version": stage.version,
-        "key": digest_text(canonical(recipe)),
+        "key": recipe_key(recipe),
         "recipe": recipe,
         "config": config,
         "inputs": records,
@@ -51,8 +55,15 @@ def describe(kind: str, config: dict[str, Any], inputs: dict[str, Any], **resour
     }
 
 
+def scratch(store: Store, description: dict[str, Any]) -> Path:
+    """Where a described training keeps its state."""
+    return store.trajectory(trajectory_key(description["recipe"], "epochs")) / "scratch"
+
+
 def run(store: Store, description: dict[str, Any]) -> Path:
     """Run a description to its seal; returns the artifact's folder."""
     outcome = run_job(store, description)
     assert outcome is Outcome.SEALED, outcome
-    return store.artifact(description["kind"], description["key"])
+    key = store.locate(description["kind"], description["key"])
+    assert key is not None
+    return store.artifact(description["kind"], key)

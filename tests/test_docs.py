@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -28,19 +29,25 @@ def squeezed(text: str) -> str:
     return " ".join(text.split())
 
 
-def test_the_tutorials_commands_print_what_it_shows(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "tutorial.md").read_text()
-    for name, text in re.findall(r"<!-- file: (\S+) -->\n```yaml\n(.*?)```", page, re.S):
-        (tmp_path / name).write_text(text)
+def run(command: str, cwd: Path, code: int) -> str:
+    name, *words = shlex.split(command)
+    if name == "alignc":
+        return alignc(*words, cwd=cwd, code=code)
+    return subprocess.run([name, *words], cwd=cwd, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize("name", ["tutorial.md", "leaving.md"])
+def test_a_pages_commands_print_what_it_shows(name: str, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / name).read_text()
+    for file, text in re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", page, re.S):
+        (tmp_path / file).write_text(text)
     sessions = re.findall(r"```console\n(.*?)```", page, re.S)
-    assert len(sessions) >= 6
+    assert len(sessions) >= 3
     for session in sessions:
         for block in session.split("$ ")[1:]:
             command, *shown = block.strip().splitlines()
-            name, *words = shlex.split(command)
-            assert name == "alignc"
-            code = 2 if any("error AC" in line for line in shown) else 0
-            printed = squeezed(alignc(*words, cwd=tmp_path, code=code))
+            code = 2 if any("error AC" in line or line.startswith("alignc: ") for line in shown) else 0
+            printed = squeezed(run(command, tmp_path, code))
             for line in shown:
                 assert squeezed(line) in printed, f"{command}\ndid not print: {line}\nbut: {printed}"
 

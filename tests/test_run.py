@@ -147,7 +147,7 @@ def test_training_end_to_end_and_the_same_bits_again(tmp_path: Path) -> None:
     alignc("run", "tiny.yaml", "--store", "one", cwd=tmp_path, timeout=600)
     alignc("run", "tiny.yaml", "--store", "two", "--cpus", "1", cwd=tmp_path, timeout=600)
     assert tables("tiny.yaml", "one", tmp_path) == tables("tiny.yaml", "two", tmp_path)
-    weights = sorted((tmp_path / "one").glob("*/*/epoch-*/model.safetensors"))
+    weights = sorted((tmp_path / "one").glob("*/*/model/model.safetensors"))
     assert len(weights) == 1 + 2 * 2 * 2 + 2
     for path in weights:
         other = tmp_path / "two" / path.relative_to(tmp_path / "one")
@@ -166,7 +166,7 @@ def test_a_spec_spreads_training_over_deepspeed_ranks(tmp_path: Path, stage: str
     manifest = json.loads((tmp_path / "s" / "sft" / key / "manifest.json").read_text())
     assert manifest["summary"]["processes"] == 2
     assert manifest["config"]["parallel"] == {"processes": 2, "deepspeed": stage}
-    assert (tmp_path / "s" / "sft" / key / "epoch-1" / "model.safetensors").stat().st_size > 10_000
+    assert (tmp_path / "s" / "sft" / key / "model" / "model.safetensors").stat().st_size > 10_000
 
 
 def test_a_terminal_shows_bars_with_the_nodes_names(light: Path) -> None:

@@ -24,7 +24,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, dict[str, 
     store = Store(tmp_path_factory.mktemp("trained") / "store")
     job = sft(store, epochs=12)
     run(store, job)
-    return store, made(job, "Model", "epoch-12")
+    return store, made(job, "Model", "model")
 
 
 def prompts(count: int = 40) -> list[dict[str, Any]]:

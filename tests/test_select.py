@@ -55,7 +55,7 @@ class World:
     def job(self, scores: list[dict[str, Any] | None], **config: Any) -> dict[str, Any]:
         """A `select` of as many candidates as scores; None: a candidate without one."""
         candidates = [
-            made(self.seal("sft", "model.json", i), "Model", f"epoch-{i}", lr=i) for i in range(len(scores))
+            made(self.seal("sft", "model.json", i), "Model", "model", lr=i) for i in range(len(scores))
         ]
         by = [
             made(self.seal("evaluate", "metrics.json", score), "Scores", "metrics.json", "win_rate", lr=i)
@@ -87,7 +87,7 @@ def rates(*values: float) -> list[dict[str, Any] | None]:
 def test_best_candidate_is_chosen(world: World) -> None:
     found = world.choice(rates(40, 55, 52.5))
     assert found["index"] == 1 and found["axes"] == {"lr": 1} and found["metric"] == "win_rate"
-    assert found["chosen"]["kind"] == "sft" and found["chosen"]["path"] == "epoch-1"
+    assert found["chosen"]["kind"] == "sft" and found["chosen"]["path"] == "model"
     assert found["margin"] == 2.5 and found["ties"] == []
     assert [c["score"] for c in found["candidates"]] == [40, 55, 52.5]
     assert [c["axes"]["lr"] for c in found["candidates"]] == [0, 1, 2]
@@ -122,7 +122,7 @@ def test_choice_stands_for_the_chosen_candidate(world: World) -> None:
     first = world.job(rates(1, 2))
     run(world.store, first)
     inner = made(first, "Model", "choice.json", lr=0)
-    other = made(world.seal("sft", "model.json", 9), "Model", "epoch-9", lr=1)
+    other = made(world.seal("sft", "model.json", 9), "Model", "model", lr=1)
     by = [
         made(
             world.seal("evaluate", "metrics.json", {"win_rate": s}),
@@ -135,9 +135,12 @@ def test_choice_stands_for_the_chosen_candidate(world: World) -> None:
     ]
     second = describe("select", {}, {"candidates": [inner, other], "by": by})
     found = read_json(run(world.store, second) / "choice.json")
-    assert found["chosen"] == {"kind": "select", "key": first["key"], "path": "choice.json"}
+    assert (
+        found["chosen"] == read_json(world.store.artifact("select", first["key"]) / "choice.json")["chosen"]
+    )
+    assert found["chosen"]["kind"] == "sft"
     from runtime.job import open_job
 
     third = describe("select", {}, {"candidates": [made(second, "Model", "choice.json")], "by": by[:1]})
     opened = open_job(world.store, third)
-    assert opened.input("candidates").path.name == "epoch-1"
+    assert opened.input("candidates").path.name == "model"

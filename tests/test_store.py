@@ -189,7 +189,7 @@ def test_a_missing_or_damaged_input_blocks(store: Store, damage: str) -> None:
 def test_a_blocked_job_ends_within_a_second(store: Store) -> None:
     source = {**described(store), "kind": "prepare"}
     inputs = {
-        "model": support.made(source, "Model", "epoch-1"),
+        "model": support.made(source, "Model", "model"),
         "data": support.made(source, "Preferences", "x"),
     }
     config = {"epochs": 1, "learning_rate": 1e-4}

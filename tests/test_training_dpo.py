@@ -12,7 +12,7 @@ from runtime.run_job import Outcome, run_job
 from runtime.store import Store
 from runtime.training import dpo as dpo_module
 from runtime.training import loop
-from tests.support import made, run
+from tests.support import made, run, scratch
 from tests.tiny import curve, dpo, failure, preferences, sft, summary
 
 
@@ -21,17 +21,17 @@ def start(store: Store) -> dict[str, Any]:
     """A model to start from."""
     job = sft(store, epochs=1)
     run(store, job)
-    return made(job, "Model", "epoch-1")
+    return made(job, "Model", "model")
 
 
 def test_step_0_has_no_reward_and_the_margin_grows(store: Store, start: dict[str, Any]) -> None:
-    job = dpo(store, start, checkpoint_every=1)
+    job = dpo(store, start)
     folder = run(store, job)
     rows = curve(folder)
     assert rows[0]["loss"] == pytest.approx(log(2), abs=1e-5)
     assert rows[0]["reward_chosen"] == pytest.approx(0, abs=1e-5)
     assert rows[-1]["margin"] > 0.05 and rows[-1]["accuracy"] == 1.0 and rows[-1]["loss"] < log(2)
-    assert {p.name for p in folder.iterdir()} >= {"epoch-1", "epoch-2"}
+    assert {p.name for p in folder.iterdir()} >= {"model", "training.jsonl"}
     assert summary(store, job)["truncation"]["kept"] == 40
     assert not any(name.startswith("_") for name in rows[0])
 
@@ -77,7 +77,7 @@ def test_reference_is_computed_once(
         broken.setattr(loop.Run, "finish", fail)
         assert run_job(store, job) is Outcome.FAILED
     assert sum(scored) == 40
-    path = store.work(job["key"]) / "scratch" / dpo_module.REFERENCE
+    path = scratch(store, job) / dpo_module.REFERENCE
     assert next(read_rows(path)).keys() == {"data"}
     path.write_text(path.read_text()[:-5])
     run(store, job)

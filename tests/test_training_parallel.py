@@ -18,7 +18,7 @@ from runtime.store import Store
 from runtime.training import state
 from runtime.training.parallel import open_backend
 from runtime.training_config import TrainingConfig
-from tests.support import made, run
+from tests.support import made, run, scratch
 from tests.tiny import (
     curve,
     demonstrations,
@@ -41,7 +41,7 @@ def require_close(one: Path, other: Path) -> None:
     """The same curve and weights but for rounding."""
     for a, b in zip(curve(one), curve(other), strict=True):
         assert a == pytest.approx(b, rel=1e-3, abs=1e-4)
-    first, second = (load_file(folder / "epoch-2" / "model.safetensors") for folder in (one, other))
+    first, second = (load_file(folder / "model" / "model.safetensors") for folder in (one, other))
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.allclose(value, second[name], rtol=1e-3, atol=2e-4), name
@@ -87,7 +87,7 @@ def test_ddp_trains_as_one_process_does(store: Store, tmp_path: Path) -> None:
     assert one["key"] != two["key"]  # by `describe` of these tests; a recipe key leaves `parallel` out
     require_close(run(store, one), run(other, two))
     assert summary(other, two)["processes"] == 2
-    starts = [made(one, "Model", "epoch-2"), made(two, "Model", "epoch-2")]
+    starts = [made(one, "Model", "model"), made(two, "Model", "model")]
     pair = [
         dpo(s, m, learning_rate=1e-4, **p)
         for s, m, p in zip((store, other), starts, ({}, parallel()), strict=True)
@@ -104,32 +104,32 @@ def test_ddp_killed_and_stopped_ends_with_the_same_bits(
     wanted = digest(run(other, sft(other, **told)))
     monkeypatch.setenv("ALIGNC_RESUME_EVERY_S", "0")
     job = sft(store, **told)
-    scratch = store.work(job["key"]) / "scratch"
+    folder = scratch(store, job)
 
     pid = in_child(store, job)  # the whole job is killed, and its ranks go with it
     ranks = ranks_of(pid)
-    eventually(lambda: state.newest(scratch))
+    eventually(lambda: state.newest(folder))
     os.kill(pid, signal.SIGKILL)
     assert outcome(pid) == -signal.SIGKILL
     eventually(lambda: all(gone(rank) for rank in ranks), 5)
 
     pid = in_child(store, job)  # one rank is killed
     ranks = ranks_of(pid)
-    before = state.newest(scratch)
-    eventually(lambda: state.newest(scratch) not in (before, None))
+    before = state.newest(folder)
+    eventually(lambda: state.newest(folder) not in (before, None))
     os.kill(ranks[1], signal.SIGKILL)
     assert outcome(pid) == Outcome.FAILED
     assert "rank 1 was killed by signal 9" in failure(store, job)["message"]
 
     pid = in_child(store, job)  # the job is asked to stop
     ranks_of(pid)
-    before = state.newest(scratch)
-    eventually(lambda: state.newest(scratch) not in (before, None))
+    before = state.newest(folder)
+    eventually(lambda: state.newest(folder) not in (before, None))
     os.kill(pid, signal.SIGTERM)
     assert outcome(pid) == Outcome.INTERRUPTED
 
     monkeypatch.delenv("ALIGNC_RESUME_EVERY_S")
-    assert len(curve(scratch)) < 72, "there must be something left to do"
+    assert len(curve(folder)) < 72, "there must be something left to do"
     assert digest(run(store, job)) == wanted
 
 
@@ -157,16 +157,16 @@ def test_zero_goes_on_where_it_was_stopped(
 ) -> None:
     other = Store(tmp_path / "other")
     first = sft(store, epochs=1)
-    start = made(first, "Model", "epoch-1")
+    start = made(first, "Model", "model")
     run(store, first)
     run(other, sft(other, epochs=1))
     told: dict[str, Any] = {"epochs": 3, "learning_rate": 1e-4, **parallel(2, stage)}
     wanted = digest(run(other, dpo(other, start, preferences(48), **told)))
     monkeypatch.setenv("ALIGNC_RESUME_EVERY_S", "0")
     job = dpo(store, start, preferences(48), **told)
-    scratch = store.work(job["key"]) / "scratch"
+    folder = scratch(store, job)
     pid = in_child(store, job)
-    eventually(lambda: state.newest(scratch))
+    eventually(lambda: state.newest(folder))
     os.kill(pid, signal.SIGTERM)
     assert outcome(pid) == Outcome.INTERRUPTED
     assert digest(run(store, job)) == wanted

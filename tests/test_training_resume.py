@@ -17,7 +17,7 @@ from runtime.files import read_json, write_json
 from runtime.run_job import Outcome, run_job
 from runtime.store import Store
 from runtime.training import loop, state
-from tests.support import made, run
+from tests.support import made, run, scratch
 from tests.tiny import curve, demonstrations, digest, dpo, failure, in_child, outcome, preferences, sft
 
 
@@ -52,8 +52,8 @@ def jobs(store: Store) -> dict[str, dict[str, Any]]:
     first = sft(store, epochs=1)
     run(store, first)
     return {
-        "sft": sft(store, demonstrations(48), batch_size=7, checkpoint_every=1, chat="plain"),
-        "dpo": dpo(store, made(first, "Model", "epoch-1"), preferences(20), batch_size=6, checkpoint_every=1),
+        "sft": sft(store, demonstrations(48), batch_size=7, chat="plain"),
+        "dpo": dpo(store, made(first, "Model", "model"), preferences(20), batch_size=6),
     }
 
 
@@ -104,7 +104,7 @@ def test_asked_to_stop_it_saves_its_step_and_goes_on(
         loop.Run._step = stopping  # type: ignore[method-assign]
 
     assert outcome(in_child(store, job, ask_at_step_5)) == Outcome.INTERRUPTED
-    sealed = state.newest(store.work(job["key"]) / "scratch")
+    sealed = state.newest(scratch(store, job))
     assert sealed is not None
     # The sixth step had begun; the ranks of a run agree on a request to stop within the next one.
     assert read_json(sealed / state.POSITION)["position"]["step"] == 7
@@ -115,7 +115,7 @@ def interrupted(store: Store) -> tuple[dict[str, Any], Path]:
     """A job that was killed with a sealed state, and the folder of that state."""
     job = jobs(store)["sft"]
     assert outcome(in_child(store, job, lambda: die_at(90))) == -signal.SIGKILL
-    sealed = state.newest(store.work(job["key"]) / "scratch")
+    sealed = state.newest(scratch(store, job))
     assert sealed is not None
     return job, sealed
 

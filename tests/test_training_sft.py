@@ -24,16 +24,15 @@ def load(folder: Path) -> tuple[Any, Any]:
 
 
 def test_checkpoints_are_whole_models(store: Store) -> None:
-    job = sft(store, epochs=3, checkpoint_every=2)
+    job = sft(store, epochs=3)
     folder = run(store, job)
     assert sorted(p.name for p in folder.iterdir()) == [
-        "epoch-2",
-        "epoch-3",
         "manifest.json",
+        "model",
         "training.jsonl",
     ]
-    told = read_json(folder / "epoch-3" / "alignc.json")
-    lm, tokenizer = load(folder / "epoch-3")
+    told = read_json(folder / "model" / "alignc.json")
+    lm, tokenizer = load(folder / "model")
     assert told["chat"] == "human_assistant" and told["epoch"] == 3
     assert told["golden"] == Renderer("human_assistant", tokenizer).golden()
     assert lm.dtype == torch.float32 and lm.config.vocab_size == len(tokenizer) == 100
@@ -61,8 +60,7 @@ def test_the_model_learns_to_stop(store: Store) -> None:
         with torch.no_grad():
             return float(lm(torch.tensor([ids])).logits[0, -1].softmax(-1)[renderer.eos])
 
-    folder = run(store, sft(store, epochs=4, checkpoint_every=1))
-    first, last = (chance_of_eos(folder / name) for name in ("epoch-1", "epoch-4"))
+    first, last = (chance_of_eos(run(store, sft(store, epochs=n)) / "model") for n in (1, 4))
     assert last > max(first, 0.05)
 
 
@@ -99,15 +97,15 @@ def test_training_goes_on_from_a_trained_model_in_its_format(store: Store) -> No
     run(store, first)
     data = given(store, "Demonstrations", demonstrations(32))
     config = {"epochs": 1, "learning_rate": 1e-3, "max_length": 96, "max_prompt_length": 64}
-    second = describe("sft", config, {"model": made(first, "Model", "epoch-1"), "data": data})
+    second = describe("sft", config, {"model": made(first, "Model", "model"), "data": data})
     folder = run(store, second)
-    assert read_json(folder / "epoch-1" / "alignc.json")["chat"] == "plain"
+    assert read_json(folder / "model" / "alignc.json")["chat"] == "plain"
     assert curve(folder)[0]["loss"] < curve(store.artifact("sft", first["key"]))[0]["loss"]
 
 
 def test_a_changed_tokenizer_is_noticed(store: Store) -> None:
     first = sft(store, epochs=1)
-    folder = run(store, first) / "epoch-1"
+    folder = run(store, first) / "model"
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer["model"]["vocab"] |= {
         "a": tokenizer["model"]["vocab"]["b"],
@@ -129,7 +127,7 @@ def test_equal_recipes_give_equal_weights_and_seeds_differ(store: Store, tmp_pat
         run(other, sft(other)),
         run(store, sft(store, demonstrations(90), seed=1)),
     ]
-    weights = [(f / "epoch-2" / "model.safetensors").read_bytes() for f in folders]
+    weights = [(f / "model" / "model.safetensors").read_bytes() for f in folders]
     assert weights[0] == weights[1] != weights[2]
 
 

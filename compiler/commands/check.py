@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from compiler.commands.common import compile_, on_spec, open_store
+from compiler.commands.common import Selectors, compile_, on_spec, open_store, select_nodes, select_options
 
 if TYPE_CHECKING:
     from runtime.store import Store
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     help="What to print; json and sarif go to standard output, also where the spec is wrong.",
 )
 @on_spec
-def command(spec: str, store_path: str, overrides: tuple[str, ...], form: str) -> None:
+@select_options
+def command(spec: str, store_path: str, overrides: tuple[str, ...], form: str, selectors: Selectors) -> None:
     """Find every error of a spec, with its place and the way out.
 
     \b
     alignc check specs/quickstart.yaml
     alignc check specs/quickstart.yaml --set stages.weak_sft.epochs=3
+    alignc check specs/quickstart.yaml --select '+weak_best[seed=0]'
     alignc check specs/quickstart.yaml --format sarif > alignc.sarif
     """
     store = open_store(store_path)
@@ -35,10 +37,14 @@ def command(spec: str, store_path: str, overrides: tuple[str, ...], form: str) -
         _document(spec, overrides, store, form)
         return
     program = compile_(spec, overrides, store)
+    selected = select_nodes(program, store, selectors)
     stages = len(program.graph.by_stage)
     click.echo(
         f"{spec}: right; {stages} stages, {len(program.graph.nodes)} nodes, {len(program.tables)} tables"
     )
+    if selected is not None:
+        chosen = len({program.graph.nodes[i].stage for i in selected})
+        click.echo(f"selected: {chosen} stages, {len(selected)} nodes")
 
 
 def _document(spec: str, overrides: tuple[str, ...], store: Store, form: str) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from compiler.errors import render
+from compiler.errors import UsageError, render
 
 if TYPE_CHECKING:
     from compiler.cluster import Profile
     from compiler.plan import Plan, State
     from compiler.program import Program
+    from compiler.promise import Arguments
     from runtime.store import Store
 
 
@@ -48,6 +54,55 @@ def on_spec(function: Callable[..., Any]) -> Callable[..., Any]:
     return set_option(store_option(argument(function)))
 
 
+@dataclass(frozen=True, slots=True)
+class Selectors:
+    """What `--select` and `--exclude` say."""
+
+    select: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+def select_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--select` and `--exclude`, for every command that is about nodes; it gets `selectors`."""
+
+    @wraps(function)
+    def gathered(*args: Any, select: tuple[str, ...], exclude: tuple[str, ...], **named: Any) -> Any:
+        return function(*args, selectors=Selectors(select, exclude), **named)
+
+    options = {
+        "--exclude": "Leave these nodes out.",
+        "--select": "Only these nodes: `tune`, `tune[seed=0]`, `+table:main`, `state:failed` ... "
+        "May be given several times; see docs/selecting.md.",
+    }
+    command: Callable[..., Any] = gathered
+    for name, text in options.items():
+        names = (name, "-s") if name == "--select" else (name,)
+        command = click.option(*names, multiple=True, metavar="NODES", help=text)(command)
+    return command
+
+
+def select_nodes(program: Program, store: Store, selectors: Selectors) -> frozenset[int] | None:
+    """The nodes that the options choose; None where they are not given."""
+    if not (selectors.select or selectors.exclude):
+        return None
+    from compiler.selectors import World, choose
+
+    chosen = choose(World(program, lambda: _words(program, store)), selectors.select, selectors.exclude)
+    if not chosen:
+        click.echo("no node is selected", err=True)
+    return chosen
+
+
+def _words(program: Program, store: Store) -> Sequence[frozenset[str]]:
+    """For each node what `state:` can ask for: its phase and what a plan would do with it."""
+    from compiler.slurm import queue
+    from compiler.status import node_states
+
+    phases = node_states(program, store, queue(store))
+    steps = plan_of(program, store).steps
+    return [frozenset({p.phase, s.action}) for p, s in zip(phases, steps, strict=True)]
+
+
 def open_store(path: str) -> Store:
     from runtime.store import Store
 
@@ -57,8 +112,13 @@ def open_store(path: str) -> Store:
 def compile_(spec: str, overrides: tuple[str, ...], store: Store) -> Program:
     """The compiled spec; its warnings are printed."""
     from compiler.program import compile_spec
+    from compiler.survey import choices
 
-    program = compile_spec(spec, overrides, store.root / ".fingerprints.json")
+    # Hardly anything that is made here goes again soon: looking for garbage takes a third of the time.
+    gc.disable()
+    program = compile_spec(spec, overrides, store.root / ".fingerprints.json", choices(store))
+    gc.freeze()
+    gc.enable()
     for warning in program.warnings:
         click.echo(render(warning, program.texts), err=True)
     return program
@@ -69,13 +129,104 @@ def state_of(program: Program, store: Store) -> State:
     from compiler.slurm import queue
     from compiler.survey import survey
 
-    return survey(store, program.keys, {key: task.slurm_id for key, task in queue(store).items()})
+    return survey(store, program.identities, {key: task.slurm_id for key, task in queue(store).items()})
 
 
-def plan_of(program: Program, store: Store, *, on_slurm: bool = False, max_array: int | None = None) -> Plan:
+def plan_of(
+    program: Program,
+    store: Store,
+    *,
+    on_slurm: bool = False,
+    max_array: int | None = None,
+    selected: frozenset[int] | None = None,
+) -> Plan:
+    from compiler.memory import Past, remembered
     from compiler.plan import make_plan
 
-    return make_plan(program, state_of(program, store), on_slurm=on_slurm, max_array=max_array)
+    state = state_of(program, store)
+    past: Past = {}
+    if not state.sealed.issuperset(program.keys):  # else nothing runs, and nobody asks why
+        past = remembered(store, program.spec.experiment)
+    return make_plan(program, state, on_slurm=on_slurm, max_array=max_array, selected=selected, past=past)
+
+
+def remember_plan(plan: Plan, store: Store) -> None:
+    """Keep what the plan's nodes are, so that the next plan can tell what has changed."""
+    from compiler.memory import remember
+
+    identities = plan.program.identities
+    nodes = [(s.node, i) for s, i in zip(plan.steps, identities, strict=True) if s.action != "skip"]
+    remember(store, plan.program.spec.experiment, nodes)
+
+
+def asked_for(
+    spec: str, store_path: str, overrides: tuple[str, ...], selectors: Selectors, cluster: str | None = None
+) -> tuple[Arguments, dict[str, Any] | None]:
+    """What a command is asked to carry out: a spec, or a plan on file with what that was made from."""
+    from compiler.promise import SUFFIX, Arguments, read_promise
+
+    if not spec.endswith(SUFFIX):
+        asked = Arguments(
+            os.getcwd(), spec, store_path, overrides, cluster, selectors.select, selectors.exclude
+        )
+        return asked, None
+    source = click.get_current_context().get_parameter_source("store_path")
+    if overrides or selectors.select or selectors.exclude or cluster or source is ParameterSource.COMMANDLINE:
+        raise UsageError(f"{spec} is a plan, which says all that: name it alone, or make another plan")
+    promised, asked = read_promise(Path(spec))
+    os.chdir(asked.folder)
+    return asked, promised
+
+
+def keep_plan(path: str, plan: Plan, asked: Arguments, profile: Profile) -> None:
+    """Write a plan to a file that `submit` and `run` can carry out. Raises UsageError."""
+    from compiler.promise import SUFFIX, promise_json
+    from runtime.files import canonical, write_atomic
+
+    if not path.endswith(SUFFIX):
+        raise UsageError(f"the name of a plan ends in {SUFFIX}, and {path} does not")
+    try:
+        write_atomic(Path(path), canonical(promise_json(plan, asked, profile)) + "\n")
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def hold_promise(promised: dict[str, Any] | None, plan: Plan, profile: Profile) -> None:
+    """Raise UsageError where a plan on file no longer says what would be done."""
+    from compiler.promise import broken
+
+    moved = broken(promised, plan, profile) if promised is not None else []
+    if moved:
+        lines = "\n".join(f"  {line}" for line in moved)
+        raise UsageError(f"nothing was done, since the plan no longer holds:\n{lines}\nmake another plan")
+
+
+def tell_blocked(plan: Plan, done: str) -> int:
+    """Say which nodes are blocked and why; returns how many."""
+    blocked = [s for s in plan.shown() if s.action == "blocked"]
+    for step in blocked:
+        click.echo(f"not {done}: {step.node.id}: {step.why}", err=True)
+    return len(blocked)
+
+
+def with_tables(program: Program, selected: frozenset[int] | None, *, tell: bool = False) -> Program:
+    """The program with those tables only whose nodes are all selected; `tell` what the others lack."""
+    if selected is None:
+        return program
+    from compiler.selectors import World
+
+    nodes, keys = program.graph.nodes, program.keys
+    chosen = {keys[i] for i in selected}  # equal work under another name will do
+    lacking = {
+        name: [i for i in sorted(behind) if keys[i] not in chosen]
+        for name, behind in World(program).tables.items()
+    }
+    for name, indices in lacking.items():
+        if indices and tell:
+            more = f" and {len(indices) - 1} more" if len(indices) > 1 else ""
+            text = f"table {name} is left out: it shows {nodes[indices[0]].id}{more}, not selected"
+            click.echo(text, err=True)
+    return replace(program, tables=tuple(t for t in program.tables if not lacking[t.name]))
 
 
 def profile_of(program: Program, name: str | None) -> Profile:

@@ -1,32 +1,47 @@
-"""`alignc logs`: what the tries of a node printed."""
+"""`alignc logs`: what the tries of nodes printed."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
-from compiler.commands.common import compile_, on_spec, open_store
+from compiler.commands.common import Selectors, compile_, on_spec, open_store, select_nodes, select_options
+from compiler.errors import UsageError
 
 
 @click.command("logs")
-@click.option("--lines", "-n", type=click.IntRange(min=1), help="Only the last lines.")
+@click.option("--lines", "-n", type=click.IntRange(min=1), help="Only the last lines of each.")
 @on_spec
-@click.argument("node")
-def command(spec: str, store_path: str, overrides: tuple[str, ...], node: str, lines: int | None) -> None:
-    """Print what the tries of a node printed, and how the last one failed.
+@click.argument("nodes", nargs=-1)
+@select_options
+def command(
+    spec: str,
+    store_path: str,
+    overrides: tuple[str, ...],
+    selectors: Selectors,
+    nodes: tuple[str, ...],
+    lines: int | None,
+) -> None:
+    """Print what the tries of nodes printed, and how the last one failed.
 
     \b
     alignc logs specs/quickstart.yaml 'tune[seed=0,learning_rate=0.001]'
     alignc logs specs/quickstart.yaml corpus -n 20
+    alignc logs specs/quickstart.yaml state:failed
     """
-    from compiler.errors import UsageError, near
-
+    selectors = replace(selectors, select=(*nodes, *selectors.select))
+    if not selectors.select:
+        raise UsageError("name nodes whose logs to print, such as `state:failed`")
     store = open_store(store_path)
     program = compile_(spec, overrides, store)
-    keys = dict(zip((n.id for n in program.graph.nodes), program.keys, strict=True))
-    if node not in keys:
-        raise UsageError(f"there is no node {node!r}; {near(node, keys)}")
-    path = store.log(keys[node])
-    if not path.exists():
-        raise UsageError(f"{node} has not been started, so there is no log")
-    text = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    click.echo("\n".join(text[-lines:] if lines else text))
+    indices = sorted(select_nodes(program, store, selectors) or ())
+    chosen = {program.identities[i].asked: program.graph.nodes[i].id for i in indices}
+    started = {key: id_ for key, id_ in chosen.items() if store.log(key).exists()}
+    if chosen and not started:
+        more = f" (nor have {len(chosen) - 1} more)" if len(chosen) > 1 else ""
+        raise UsageError(f"{next(iter(chosen.values()))} has not been started{more}, so there is no log")
+    for key, id_ in started.items():
+        text = store.log(key).read_text(encoding="utf-8", errors="replace").splitlines()
+        title = [f"==> {id_} <=="] if len(started) > 1 else []
+        click.echo("\n".join([*title, *(text[-lines:] if lines else text)]))

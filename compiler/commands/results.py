@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from compiler.commands.common import compile_, on_spec, open_store, print_tables
+from compiler.commands.common import (
+    Selectors,
+    compile_,
+    on_spec,
+    open_store,
+    print_tables,
+    select_nodes,
+    select_options,
+    with_tables,
+)
 
 
 @click.command("results")
@@ -14,12 +23,16 @@ from compiler.commands.common import compile_, on_spec, open_store, print_tables
     "--out", type=click.Path(file_okay=False), help="Folder to write; results/EXPERIMENT by default."
 )
 @on_spec
-def command(spec: str, store_path: str, overrides: tuple[str, ...], out: str | None) -> None:
+@select_options
+def command(
+    spec: str, store_path: str, overrides: tuple[str, ...], selectors: Selectors, out: str | None
+) -> None:
     """Print the tables, and write them as Markdown, CSV, LaTeX, figures and one HTML page.
 
     \b
     alignc results specs/quickstart.yaml
     alignc results specs/quickstart.yaml --out paper/tables
+    alignc results specs/quickstart.yaml --select table:main
     """
     from compiler.describe import describe_tables
     from compiler.errors import UsageError
@@ -29,6 +42,9 @@ def command(spec: str, store_path: str, overrides: tuple[str, ...], out: str | N
     program = compile_(spec, overrides, store)
     if not program.tables:
         raise UsageError(f"{spec} has no `tables`")
+    program = with_tables(program, select_nodes(program, store, selectors), tell=True)
+    if not program.tables:
+        raise UsageError("no table has all its nodes selected; `--select table:NAME` takes a whole table")
     print_tables(program, store)
     folder = Path(out) if out else Path("results") / program.spec.experiment
     written = write_results(store, describe_tables(program), folder)

@@ -6,27 +6,51 @@ import sys
 
 import click
 
-from compiler.commands.common import compile_, on_spec, open_store, plan_of, print_tables
+from compiler.commands.common import (
+    Selectors,
+    asked_for,
+    compile_,
+    hold_promise,
+    on_spec,
+    open_store,
+    plan_of,
+    print_tables,
+    profile_of,
+    remember_plan,
+    select_nodes,
+    select_options,
+    tell_blocked,
+    with_tables,
+)
 
 
 @click.command("run")
 @click.option("--cpus", type=click.IntRange(min=1), help="CPU cores to use at once; all by default.")
 @on_spec
-def command(spec: str, store_path: str, overrides: tuple[str, ...], cpus: int | None) -> None:
+@select_options
+def command(
+    spec: str, store_path: str, overrides: tuple[str, ...], selectors: Selectors, cpus: int | None
+) -> None:
     """Run a spec on this machine; goes on where an earlier run stopped.
 
     \b
     alignc run specs/quickstart.yaml
     alignc run specs/quickstart.yaml --set 'axes.seed=[0]' --store /scratch/me/store
+    alignc run specs/quickstart.yaml --select '+weak_test[seed=0]'
+    alignc run plan.json      what `alignc plan --out plan.json` showed, or nothing
     """
     from dataclasses import replace
 
     from compiler.local import LocalRun, machine
     from compiler.screen import watch_run
 
-    store = open_store(store_path)
-    program = compile_(spec, overrides, store)
-    made = plan_of(program, store)
+    asked, promised = asked_for(spec, store_path, overrides, selectors)
+    store = open_store(asked.store)
+    program = compile_(asked.spec, asked.overrides, store)
+    selected = select_nodes(program, store, Selectors(asked.select, asked.exclude))
+    made = plan_of(program, store, selected=selected)
+    hold_promise(promised, made, profile_of(program, asked.cluster))
+    remember_plan(made, store)
     capacity = machine() if cpus is None else replace(machine(), cpus=cpus)
     local = LocalRun(made, store, capacity)
     finished = watch_run(local, store)
@@ -34,7 +58,9 @@ def command(spec: str, store_path: str, overrides: tuple[str, ...], cpus: int | 
     if not finished:
         click.echo("stopped; the same command goes on from here", err=True)
         sys.exit(130)
+    blocked = tell_blocked(made, "run")
     if bad:
         click.echo(f"{bad} nodes not made; `alignc logs {spec} NODE` tells more", err=True)
+    if bad or blocked:
         sys.exit(1)
-    print_tables(program, store)
+    print_tables(with_tables(program, selected), store)

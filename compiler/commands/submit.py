@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from compiler.commands.common import compile_, on_spec, open_store, plan_of, profile_of
+from compiler.commands.common import (
+    Selectors,
+    asked_for,
+    compile_,
+    hold_promise,
+    on_spec,
+    open_store,
+    plan_of,
+    profile_of,
+    remember_plan,
+    select_nodes,
+    select_options,
+    tell_blocked,
+)
 from compiler.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,31 +29,38 @@ if TYPE_CHECKING:
 @click.command("submit")
 @click.option("--cluster", metavar="PROFILE", help="Cluster profile: a name in specs/clusters, or a file.")
 @on_spec
-def command(spec: str, store_path: str, overrides: tuple[str, ...], cluster: str | None) -> None:
+@select_options
+def command(
+    spec: str, store_path: str, overrides: tuple[str, ...], selectors: Selectors, cluster: str | None
+) -> None:
     """Submit to Slurm what is neither done nor queued; may be repeated at any time.
 
     \b
     alignc submit specs/quickstart.yaml --cluster mysite --store /shared/me/store
+    alignc submit specs/quickstart.yaml --cluster mysite --select state:failed
+    alignc submit plan.json      what `alignc plan --out plan.json` showed, or nothing
     alignc status specs/quickstart.yaml --store /shared/me/store
     """
     from compiler import slurm
 
     slurm.require_slurm()
-    store = open_store(store_path)
-    program = compile_(spec, overrides, store)
-    profile = profile_of(program, cluster)
+    asked, promised = asked_for(spec, store_path, overrides, selectors, cluster)
+    store = open_store(asked.store)
+    program = compile_(asked.spec, asked.overrides, store)
+    profile = profile_of(program, asked.cluster)
     lock = slurm.submission_lock(store)
     try:
-        made = plan_of(program, store, on_slurm=True, max_array=profile.max_array_size)
+        selected = select_nodes(program, store, Selectors(asked.select, asked.exclude))
+        made = plan_of(program, store, on_slurm=True, max_array=profile.max_array_size, selected=selected)
+        hold_promise(promised, made, profile)
         _hold_budget(made)
+        remember_plan(made, store)
         for done in slurm.submit(made, profile, store):
             tasks = f"an array of {done.tasks}" if done.tasks > 1 else "one job"
             click.echo(f"submitted {done.name} as Slurm job {done.slurm_id} ({tasks})")
     finally:
         lock.release()
-    for step in made.steps:
-        if step.action == "blocked":
-            click.echo(f"not submitted: {step.node.id}: {step.why}", err=True)
+    tell_blocked(made, "submitted")
     if not made.jobs:
         queued = f", {made.estimate.wait} queued or running" if made.estimate.wait else ""
         click.echo(f"nothing to submit: {made.estimate.reuse} nodes are done{queued}")

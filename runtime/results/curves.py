@@ -83,10 +83,12 @@ def _even(jobs: Sequence[Job], most: int) -> list[Job]:
 
 
 def charts(store: Store, jobs: Iterable[Job], most: int) -> list[Chart]:
-    """A chart for each stage that trains, with at most `most` runs in it."""
+    """A chart for each stage that trains, with at most `most` runs in it, each as far as it goes."""
+    jobs = list(jobs)
+    gone_on = {(job.stage, need) for job in jobs for need in job.needs}
     by_stage: dict[str, list[Job]] = {}
     for job in jobs:
-        if has_log(job):
+        if has_log(job) and (job.stage, job.id) not in gone_on:
             by_stage.setdefault(job.stage, []).append(job)
     made = (_chart(store, stage, _even(runs, most), len(runs)) for stage, runs in by_stage.items())
     return [chart for chart in made if chart]

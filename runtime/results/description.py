@@ -92,6 +92,7 @@ class NodeSpec(_Part):
     stage: str
     kind: str
     key: str
+    asked: str = ""
     axes: dict[str, Any] = {}
     needs: tuple[str, ...] = ()
     place: str = ""

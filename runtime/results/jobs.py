@@ -57,6 +57,11 @@ class Job:
         return (self.manifest.get("resources") or {}).get("used") or {}
 
     @property
+    def adopted(self) -> Mapping[str, Any]:
+        """Path, digest, user and time of an artifact that was made elsewhere; empty for all others."""
+        return self.manifest.get("adopted") or {}
+
+    @property
     def host(self) -> str:
         return self.environment.get("host") or ""
 
@@ -109,7 +114,7 @@ class _Survey:
             return self._done(node)
         if node.key in self.worked_on and owner_of(self.store.claim_folder(node.key)):
             return _as_job(node, "running")
-        if node.key in self.failed:
+        if (node.asked or node.key) in self.failed:
             return self._failed(node)
         return self._absent(node)
 
@@ -122,7 +127,7 @@ class _Survey:
 
     def _failed(self, node: NodeSpec) -> Job:
         try:
-            record = read_json(self.store.failure(node.key))
+            record = read_json(self.store.failure(node.asked or node.key))
         except (OSError, json.JSONDecodeError):  # mended or removed meanwhile
             return self._absent(node)
         return _as_job(

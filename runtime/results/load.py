@@ -266,6 +266,26 @@ def members_of(description: Description) -> Iterable[MemberSpec]:
             yield from (*comparison.a, *comparison.b)
 
 
+def described(store: Store, description: Mapping[str, Any] | Description) -> Description:
+    """The description, with the keys under which jobs that came after a choice were sealed."""
+    checked = read_description(description)
+    sealed, realised = store.sealed(), store.realisations()
+    asked = {node.key: node.kind for node in checked.nodes if node.key in realised - sealed}
+    found = {key: store.locate(kind, key) or key for key, kind in asked.items()}
+    if not found:
+        return checked
+    return Description.model_validate(_with_keys(checked.model_dump(mode="json", by_alias=True), found))
+
+
+def _with_keys(value: Any, found: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {
+            name: found.get(each, each) if name == "key" else _with_keys(each, found)
+            for name, each in value.items()
+        }
+    return [_with_keys(each, found) for each in value] if isinstance(value, list) else value
+
+
 def survey_of(store: Store, description: Description) -> dict[str, Job]:
     """The state of every job that the description names."""
     return survey(store, description.nodes, members_of(description))
@@ -279,5 +299,5 @@ def tables_of(store: Store, description: Description, jobs: Mapping[str, Job]) -
 
 def load_tables(store: Store, description: Mapping[str, Any] | Description) -> list[Table]:
     """The tables of a description, from what the store holds now."""
-    checked = read_description(description)
+    checked = described(store, description)
     return tables_of(store, checked, survey_of(store, checked))

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runtime.files import digest_text, read_json, read_rows
-from runtime.job import CHOICE
+from runtime.files import digest_text, read_rows
+from runtime.job import Blocked, follow
 from runtime.results.jobs import Job, one_line
 from runtime.results.table import Cell, Column, Comparison, Member, Row, Table
 from runtime.store import Store
@@ -103,7 +103,7 @@ class Library:
         if member.key not in self._evaluations:
             try:
                 self._evaluations[member.key] = self._open(member)
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, Blocked):
                 self._evaluations[member.key] = None
         return self._evaluations[member.key]
 
@@ -127,9 +127,7 @@ class Library:
 
     def _input(self, record: Record) -> Mapping[str, Record]:
         kind, key, path = record["kind"], record["key"], record["path"]
-        while path == CHOICE:
-            chosen = read_json(self.store.artifact(kind, key) / CHOICE)["chosen"]
-            kind, key, path = chosen["kind"], chosen["key"], chosen["path"]
+        kind, key, path = follow(self.store, kind, key, path)
         return self._rows(self.store.artifact(kind, key) / path)
 
 

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime.results.description import Description, read_description
+from runtime.results.description import Description
 from runtime.results.documents import csv_text, latex, markdown
 from runtime.results.figure import Format, draw
-from runtime.results.load import survey_of, tables_of
+from runtime.results.jobs import Job
+from runtime.results.load import described, survey_of, tables_of
 from runtime.results.report import page
 from runtime.results.table import Table
 from runtime.store import Store
@@ -73,13 +74,20 @@ def _unplaced(description: Description) -> Iterator[str]:
                 )
 
 
+def _adopted(jobs: Iterable[Job]) -> Iterator[str]:
+    """What was not made by the experiment's own jobs."""
+    for job in jobs:
+        if job.adopted:
+            yield f"{job.id} was adopted from {job.adopted['path']} by {job.adopted['by']}."
+
+
 def write_results(store: Store, description: Mapping[str, Any], out: Path) -> Written:
     """Write every table as Markdown, CSV, LaTeX and figure, and the report, into the folder `out`.
 
     The tables and figures depend on the description and the scores alone; times and hosts are in
     the report only.
     """
-    checked = read_description(description)
+    checked = described(store, description)
     jobs = survey_of(store, checked)
     tables = tables_of(store, checked, jobs)
     figures, messages = _figures(tables)
@@ -94,4 +102,5 @@ def write_results(store: Store, description: Mapping[str, Any], out: Path) -> Wr
     out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         _write(out / name, content)
-    return Written((out / name for name in files), [*messages, *_unplaced(checked)])
+    messages += [*_unplaced(checked), *_adopted(jobs.values())]
+    return Written((out / name for name in files), messages)

@@ -27,7 +27,7 @@ class Dpo(TrainingConfig):
 
 
 def outputs(config: Dpo, inputs: Mapping[str, Port]) -> dict[str, Port]:
-    return trained(config, inputs["model"], inputs["data"], inputs["model"].chat)
+    return trained(inputs["model"], inputs["data"], inputs["model"].chat)
 
 
 def check(config: Dpo, inputs: Mapping[str, Port]) -> Iterable[Problem]:
@@ -49,12 +49,14 @@ def run(job: Job) -> None:
 
 STAGE = StageKind(
     name="dpo",
-    version=1,
+    version=2,
     config=Dpo,
     outputs=outputs,
     run=run,
     check=check,
     templates=chat_templates,
+    prefix="epochs",
+    legs=TrainingConfig.legs,
     resources=Resources(memory_gb=8, minutes=720),
     preload=TORCH,
 )

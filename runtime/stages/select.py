@@ -45,7 +45,7 @@ def outputs(config: Select, inputs: Mapping[str, Port]) -> dict[str, Port]:
     candidates, scores = inputs["candidates"], inputs["by"]
     # Who chooses on the test set and says so is not told again wherever that set is used.
     chosen = scores.pools if config.protocol == "validation" else frozenset()
-    return {"": replace(candidates, path="choice.json", epochs=(), chosen=candidates.chosen | chosen)}
+    return {"": replace(candidates, path="choice.json", chosen=candidates.chosen | chosen)}
 
 
 def check(config: Select, inputs: Mapping[str, Port]) -> Iterable[Problem]:

@@ -24,13 +24,12 @@ class Sft(TrainingConfig):
     )
 
 
-def trained(config: TrainingConfig, model: Port, data: Port, chat: str | None) -> dict[str, Port]:
-    """The output of a training stage: checkpoints that remember what they were trained on."""
+def trained(model: Port, data: Port, chat: str | None) -> dict[str, Port]:
+    """The output of a training stage: a checkpoint that remembers what it was trained on."""
     return {
         "": Port(
             type="Model",
-            path="epoch-{epoch}",
-            epochs=config.kept_epochs() if config.checkpoint_every else (),
+            path="model",
             seen=model.seen | data.pools,
             chosen=model.chosen,
             chat=chat,
@@ -40,7 +39,7 @@ def trained(config: TrainingConfig, model: Port, data: Port, chat: str | None) -
 
 
 def outputs(config: Sft, inputs: Mapping[str, Port]) -> dict[str, Port]:
-    return trained(config, inputs["model"], inputs["data"], config.chat or inputs["model"].chat)
+    return trained(inputs["model"], inputs["data"], config.chat or inputs["model"].chat)
 
 
 def check(config: Sft, inputs: Mapping[str, Port]) -> Iterable[Problem]:
@@ -61,12 +60,14 @@ def run(job: Job) -> None:
 
 STAGE = StageKind(
     name="sft",
-    version=1,
+    version=2,
     config=Sft,
     outputs=outputs,
     run=run,
     check=check,
     templates=chat_templates,
+    prefix="epochs",
+    legs=TrainingConfig.legs,
     resources=Resources(memory_gb=8, minutes=720),
     preload=TORCH,
 )

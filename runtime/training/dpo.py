@@ -154,7 +154,7 @@ def _share(known: dict[str, list[float]], backend: Backend) -> dict[str, list[fl
 
 
 def train(job: Job) -> None:
-    """Carry out a `dpo` job: checkpoints `epoch-{n}` and `training.jsonl` in its artifact."""
+    """Carry out a `dpo` job: a checkpoint `model` and `training.jsonl` in its artifact."""
 
     def texts() -> Iterator[str]:
         for row in read_rows(job.input("data").path):

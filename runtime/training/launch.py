@@ -84,11 +84,12 @@ def _require_room(config: Any, renderer: Renderer, examples: Sequence[Example]) 
 
 
 def carry_out(job: Job, origin: Origin, entry: str) -> None:
-    """Train, here or in ranks of their own, then re-check the checkpoints and put them into `job.out`.
+    """Train, here or in ranks of their own, then re-check the checkpoint and put it into `job.out`.
 
     entry: `module:function`, one rank's work, called with the job.
     """
     _require_format(job, origin)
+    _drop_earlier(job)
     parallel = job.config.parallel
     if parallel.processes == 1 and parallel.deepspeed is None:
         find_entry(entry)(job)
@@ -110,21 +111,25 @@ def _deliver(job: Job) -> None:
     """Fill `job.out` from scratch, where everything stays until the artifact is sealed."""
     summary = read_json(job.scratch / SUMMARY)
     kind = "cpu" if summary["device"] == "cpu" and job.config.precision == "fp32" else "cuda"
-    worst = 0.0
-    renderer = open_renderer(
-        Origin(job.scratch / KEPT / f"epoch-{job.config.epochs}" / "model"), _trained_chat(job)
-    )
-    for epoch in job.config.kept_epochs():
-        folder = job.scratch / KEPT / f"epoch-{epoch}"
-        wanted = torch.load(folder / "probe.pt", weights_only=True)
-        worst = max(worst, reopen(folder / "model", renderer.probe(), wanted, REOPEN_TOLERANCE[kind]))
-        link_tree(folder / "model", job.out / f"epoch-{epoch}")
+    folder = _kept(job)
+    renderer = open_renderer(Origin(folder / "model"), read_json(folder / "model" / "alignc.json")["chat"])
+    wanted = torch.load(folder / "probe.pt", weights_only=True)
+    difference = reopen(folder / "model", renderer.probe(), wanted, REOPEN_TOLERANCE[kind])
+    link_tree(folder / "model", job.out / "model")
     shutil.copyfile(job.scratch / state.LOG, job.out / state.LOG)
-    job.report(**summary, reopened_difference=worst, mfu=_mfu(summary))
+    job.report(**summary, reopened_difference=difference, mfu=_mfu(summary))
 
 
-def _trained_chat(job: Job) -> str:
-    return read_json(job.scratch / KEPT / f"epoch-{job.config.epochs}" / "model" / "alignc.json")["chat"]
+def _kept(job: Job) -> Path:
+    """The checkpoint that this leg of the run is for."""
+    return job.scratch / KEPT / f"epoch-{job.config.epochs}"
+
+
+def _drop_earlier(job: Job) -> None:
+    """Remove the checkpoints of other legs: they are sealed."""
+    for folder in (job.scratch / KEPT).glob("epoch-*"):
+        if folder != _kept(job):
+            shutil.rmtree(folder)
 
 
 def _mfu(summary: dict[str, Any]) -> float | None:
@@ -159,8 +164,14 @@ def _start_ranks(job: Job, entry: str) -> None:
 
 
 def _start_rank(job: Job, entry: str, rank: int, count: int, port: int) -> subprocess.Popen[bytes]:
-    root = job.scratch.parents[2]  # <store>/.work/<key>/scratch
-    words = [sys.executable, "-m", "runtime.training.rank", str(root), str(job.scratch / DESCRIPTION), entry]
+    words = [
+        sys.executable,
+        "-m",
+        "runtime.training.rank",
+        str(job.root),
+        str(job.scratch / DESCRIPTION),
+        entry,
+    ]
     return subprocess.Popen(words, env=_environment(job, rank, count, port))
 
 

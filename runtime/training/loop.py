@@ -105,30 +105,34 @@ class Run:
         self.backend.model.train(self.objective.dropout)
         with (self.scratch / state.LOG).open("a", encoding="utf-8") as log, Stop() as stop:
             self._steps(log, stop, digest)
+        if not (self.scratch / KEPT / f"epoch-{self.config.epochs}").exists():
+            self._keep(self.config.epochs)  # a longer run was stopped here, which did not want it
         if self.backend.rank == 0:
             write_json(self.scratch / SUMMARY, self._summary())
 
     def _steps(self, log: IO[str], stop: Stop, digest: str) -> None:
         per_epoch = steps_per_epoch(len(self.objective.examples), self.config.batch_size)
         total = per_epoch * self.config.epochs
+        horizon = per_epoch * (self.config.horizon or self.config.epochs)
         due = time.monotonic() + RESUME_EVERY_S
         for step in range(self.position.step, total):
             epoch, number = divmod(step, per_epoch)
             wishes = (stop.asked is not None, self.backend.rank == 0 and time.monotonic() > due)
-            stopping, saving = self._step(step, total, self._batch(epoch, number), wishes, log)
+            rate = learning_rate(self.config, step, horizon)
+            stopping, saving = self._step(step, total, rate, self._batch(epoch, number), wishes, log)
             self.position.step = step + 1
-            if ended := number + 1 == per_epoch:
-                self._keep(epoch + 1)
-            if ended or stopping or saving:
-                due = self._save(digest)
+            if step + 1 == total:
+                self._keep(self.config.epochs)
+            if number + 1 == per_epoch or stopping or saving:
+                due = self._save(digest, epoch + 1)
             if stopping and step + 1 < total:
                 stop.obey()
 
-    def _save(self, digest: str) -> float:
-        """Seal a resume state; returns when the next one is due (monotonic seconds)."""
+    def _save(self, digest: str, epoch: int) -> float:
+        """Seal a resume state within `epoch`; returns when the next one is due (monotonic seconds)."""
         started = time.monotonic()
         with self._timed("save"):
-            state.save(self.backend, self.scratch, self.position, digest)
+            state.save(self.backend, self.scratch, self.position, digest, epoch)
         ended = time.monotonic()
         return ended + RESUME_EVERY_S * max(1.0, (ended - started) / CHEAP_S)
 
@@ -152,13 +156,18 @@ class Run:
             yield part.to(self.backend.device)
 
     def _step(
-        self, step: int, total: int, batch: Sequence[int], wishes: Sequence[bool], log: IO[str]
+        self,
+        step: int,
+        total: int,
+        rate: float,
+        batch: Sequence[int],
+        wishes: Sequence[bool],
+        log: IO[str],
     ) -> tuple[bool, bool]:
         """One optimizer step. Returns whether any rank was asked to stop, and whether to save."""
         with self._timed("data"):
             parts = list(self._parts(batch))
         with self._timed("compute"):
-            rate = learning_rate(self.config, step, total)
             figures, norm = self._gradients(parts, rate, step)
             asked = torch.tensor(wishes, dtype=figures.dtype, device=figures.device)
             summed = self.backend.total(torch.cat([figures, asked]))
@@ -224,9 +233,7 @@ class Run:
         self.job.progress(step + 1, total, f"epoch {epoch}, loss {told['loss']:.4f}")
 
     def _keep(self, epoch: int) -> None:
-        """Write the checkpoint of an epoch, if it is one to keep, with the probe to re-check it by."""
-        if epoch not in self.config.kept_epochs():
-            return
+        """Write the checkpoint of an epoch, with the probe to re-check it by."""
         with self._timed("save"):
             weights = self.backend.weights()
             probe = self.backend.probe(self.renderer.probe())

@@ -45,7 +45,7 @@ class Imitation:
 
 
 def train(job: Job) -> None:
-    """Carry out an `sft` job: checkpoints `epoch-{n}` and `training.jsonl` in its artifact."""
+    """Carry out an `sft` job: a checkpoint `model` and `training.jsonl` in its artifact."""
 
     def texts() -> Iterator[str]:
         for row in read_rows(job.input("data").path):

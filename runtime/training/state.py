@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.files import read_json, sync, write_atomic, write_json
-from runtime.job import JobError
+from runtime.job import REACHED, JobError
 from runtime.training.folders import draft_of, open_draft, publish
 from runtime.training.parallel import Backend, launch_shape
 
@@ -36,8 +36,11 @@ def newest(scratch: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def save(backend: Backend, scratch: Path, position: Position, data: str) -> None:
-    """Seal a state. Until its rename the one before is in force; its log is made durable first."""
+def save(backend: Backend, scratch: Path, position: Position, data: str, epoch: int) -> None:
+    """Seal a state within an epoch (counted from 1).
+
+    Until its rename the one before is in force; its log is made durable first.
+    """
     target = scratch / f"{_PREFIX}{position.step:09d}"
     if backend.rank == 0:
         open_draft(target)
@@ -49,6 +52,7 @@ def save(backend: Backend, scratch: Path, position: Position, data: str) -> None
         write_json(draft_of(target) / POSITION, told)
         if (scratch / LOG).exists():
             sync(scratch / LOG)
+        write_json(scratch / REACHED, {"reached": epoch})
         publish(target)
         for older in scratch.glob(f"{_PREFIX}*"):
             if older != target:

@@ -12,7 +12,7 @@ import pytest
 from tests.commands import alignc
 from tests.compiler.specs import STUDY
 
-COMMANDS = ("check", "plan", "run", "submit", "status", "logs", "results")
+COMMANDS = ("check", "plan", "run", "submit", "status", "logs", "results", "export", "gc", "adopt")
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_help_has_examples(command: str, tmp_path: Path) -> None:
 
 
 def test_check(study: Path) -> None:
-    assert "study.yaml: right; 17 stages, 50 nodes, 1 tables" in alignc("check", "study.yaml", cwd=study)
+    assert "study.yaml: right; 17 stages, 58 nodes, 1 tables" in alignc("check", "study.yaml", cwd=study)
     text = alignc("check", "study.yaml", "--set", "stages.tune.epochs=x", cwd=study, code=2)
     assert "error AC103" in text and "1 problem found" in text
 
@@ -52,7 +52,7 @@ def test_plan_json_and_the_store_of_the_environment(study: Path) -> None:
 
 def test_unknown_names(study: Path) -> None:
     text = alignc("logs", "study.yaml", "tunee", cwd=study, code=2)
-    assert "there is no node 'tunee'" in text
+    assert "there is no stage `tunee`; did you mean `tune`?" in text
     assert "has not been started" in alignc("logs", "study.yaml", "base", cwd=study, code=2)
     assert "there is no cluster profile 'moon'" in alignc(
         "plan", "study.yaml", "--cluster", "moon", cwd=study, code=2
@@ -60,7 +60,7 @@ def test_unknown_names(study: Path) -> None:
 
 
 def test_status_of_nothing_yet(study: Path) -> None:
-    assert "study: 0 of 50 nodes done; 50 waiting" in alignc("status", "study.yaml", cwd=study)
+    assert "study: 0 of 58 nodes done; 58 waiting" in alignc("status", "study.yaml", cwd=study)
     told = json.loads(alignc("status", "study.yaml", "--format", "json", cwd=study))
     assert {n["phase"] for n in told["nodes"]} == {"waiting"}
 

@@ -85,11 +85,14 @@ def test_nodes(tmp_path: Path, text: str, nodes: list[str]) -> None:
     assert node_ids(compile_text(tmp_path, HEAD + text)) == nodes
 
 
-def test_checkpoints_are_an_axis_of_what_reads_them(tmp_path: Path) -> None:
+def test_every_checkpoint_is_a_node_and_what_reads_it_varies_with_it(tmp_path: Path) -> None:
     program = compile_text(tmp_path, STUDY)
     ids = node_ids(program)
     assert [i for i in ids if i.startswith("tune")] == [
-        f"tune[seed={s},learning_rate={lr}]" for s in (0, 1) for lr in (0.001, 0.0005)
+        f"tune[seed={s},learning_rate={lr},epoch={e}]"
+        for s in (0, 1)
+        for lr in (0.001, 0.0005)
+        for e in (2, 4, 6)
     ]
     assert sum(i.startswith("score[") for i in ids) == 2 * 2 * 3
     assert "score[seed=1,learning_rate=0.0005,epoch=4]" in ids
@@ -103,7 +106,8 @@ def test_select_reduces_what_stages_added_and_keeps_declared_axes(tmp_path: Path
     assert len(best.inputs["candidates"]) == len(best.inputs["by"]) == 6
     for candidate, score in zip(best.inputs["candidates"], best.inputs["by"], strict=True):
         assert dict(candidate.axes) == dict(score.axes)
-        assert candidate.path == f"epoch-{candidate.axes['tune/epoch']}"
+        assert candidate.path == "model" and candidate.node is not None
+        assert program.graph.nodes[candidate.node].axes == candidate.axes
         assert score.metric == "accuracy"
 
 

@@ -68,7 +68,7 @@ def test_queued_nodes_are_waited_for(study: Program) -> None:
 def test_slurm_cannot_wait_for_a_process(study: Program) -> None:
     (base,) = keys_of(study, "base")
     plan = make_plan(study, State(busy={base: "at work on n1, process 3"}), on_slurm=True)
-    assert actions(plan)["tune[seed=0,learning_rate=0.001]"] == "blocked"
+    assert actions(plan)["tune[seed=0,learning_rate=0.001,epoch=2]"] == "blocked"
     assert actions(plan)["best[seed=0]"] == "blocked"
     assert actions(plan)["answers"] == "run"
     assert set(actions(make_plan(study, State(busy={base: "at work"}))).values()) == {"run", "wait"}

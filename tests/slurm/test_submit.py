@@ -113,5 +113,5 @@ def test_training_gives_the_same_bits_as_run(slurm: Cluster, tmp_path: Path) -> 
     assert set(wait_for("tiny.yaml", "slurm", tmp_path, 600).values()) == {"done"}
     assert artifacts(tmp_path / "slurm") == artifacts(tmp_path / "local")
     assert tables("tiny.yaml", "slurm", tmp_path) == tables("tiny.yaml", "local", tmp_path)
-    for path in (tmp_path / "local").glob("*/*/epoch-*/model.safetensors"):
+    for path in (tmp_path / "local").glob("*/*/model/model.safetensors"):
         assert path.read_bytes() == (tmp_path / "slurm" / path.relative_to(tmp_path / "local")).read_bytes()

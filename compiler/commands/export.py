@@ -1,0 +1,43 @@
+"""`alignc export`: leave with plain scripts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from compiler.commands.common import compile_, on_spec, open_store, profile_of
+
+
+@click.command("export")
+@click.option("--cluster", metavar="PROFILE", help="Cluster profile: a name in specs/clusters, or a file.")
+@click.option("--missing", is_flag=True, help="Only what is not in the store yet.")
+@on_spec
+@click.argument("folder", metavar="DIR", type=click.Path(file_okay=False))
+def command(
+    spec: str, store_path: str, overrides: tuple[str, ...], cluster: str | None, missing: bool, folder: str
+) -> None:
+    """Write plain sbatch scripts that work without the compiler, with a submit.sh and a run.sh.
+
+    \b
+    alignc export specs/quickstart.yaml scripts --cluster mysite
+    scripts/submit.sh --account=mine        on Slurm
+    scripts/run.sh && scripts/results.sh    on this machine
+    """
+    from compiler.errors import UsageError
+    from compiler.export import write_export
+    from compiler.plan import State, make_plan
+
+    store = open_store(store_path)
+    program = compile_(spec, overrides, store)
+    profile = profile_of(program, cluster)
+    # The scripts may be run at any later time, so what is queued or failed today does not count.
+    state = State(sealed=store.sealed()) if missing else State()
+    made = make_plan(program, state, max_array=profile.max_array_size)
+    if not made.jobs:
+        raise UsageError(
+            f"nothing is missing in {store.root}: export all with the same words, `--missing` left out"
+        )
+    write_export(made, profile, store, Path(folder))
+    click.echo(f"wrote {folder}: {len(made.jobs)} jobs of {len(made.to_run())} nodes")
+    click.echo(f"{folder}/submit.sh submits them, {folder}/run.sh runs them on this machine")
