@@ -147,6 +147,7 @@ class _Tracer:
     old: Mapping[str, Mapping[str, Any]]
     program: Program
     was: list[str | None] = field(init=False)
+    keys: list[str] = field(init=False)
     _ids: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # old key -> old ids
     _index: dict[str, int] = field(default_factory=dict[str, int])  # new key -> its first node
     _found: dict[int, dict[Change, None]] = field(default_factory=dict[int, dict[Change, None]])
@@ -155,9 +156,10 @@ class _Tracer:
     _names: dict[str, int] = field(default_factory=dict[str, int])  # new id -> its index
 
     def __post_init__(self) -> None:
+        self.keys = self.program.keys
         for id_, node in self.old.items():
             self._ids.setdefault(node["key"], []).append(id_)
-        for index, key in enumerate(self.program.keys):
+        for index, key in enumerate(self.keys):
             self._index.setdefault(key, index)
         self._names.update({node.id: i for i, node in enumerate(self.program.graph.nodes)})
         self.was = self._pair()
@@ -165,7 +167,7 @@ class _Tracer:
     # ------------------------------------------------------------ pairs
 
     def _pair(self) -> list[str | None]:
-        nodes, keys = self.program.graph.nodes, self.program.keys
+        nodes, keys = self.program.graph.nodes, self.keys
         was: list[str | None] = [node.id if node.id in self.old else None for node in nodes]
         gone = {id_ for id_ in self.old if id_ not in self._names}
         for index, key in enumerate(keys):
@@ -208,7 +210,7 @@ class _Tracer:
         told: dict[str, Cause] = {}
         for index, node in enumerate(self.program.graph.nodes):
             was = self.was[index]
-            if was is None or self.old[was]["key"] == self.program.keys[index]:
+            if was is None or self.old[was]["key"] == self.keys[index]:
                 continue
             own, followed = self._compare(index, node, self.old[was]["recipe"])
             changes = {**own}
@@ -244,7 +246,7 @@ class _Tracer:
             past, present = old["inputs"].get(name, ()), new["inputs"].get(name, ())
             if past == present:
                 continue
-            if len(past) > 1 or len(present) > 1:
+            if present and max(len(past), len(present)) > 1:
                 changes, more = self._candidates(node, name, past, present)
                 changes = changes if not many else []  # scores only line up with the candidates
                 many = True
@@ -280,7 +282,7 @@ class _Tracer:
         """A choice that fell on something else, where an input reads the same choice as before."""
         if binding is None or binding.node is None:
             return None
-        chooser, asked = self.program.graph.nodes[binding.node], self.program.keys[binding.node]
+        chooser, asked = self.program.graph.nodes[binding.node], self.keys[binding.node]
         if before[0] != asked and not self._could_choose(binding.node, before[0]):
             return None
         old, new = ("nothing yet" if r[0] == asked else self._label(r) for r in (before, after))
@@ -299,7 +301,7 @@ class _Tracer:
     def _source(self, key: str, binding: Binding | None) -> int | None:
         """The node that an input reads: the one bound, or what a choice fell on."""
         bound = binding.node if binding else None
-        if bound is not None and self.program.keys[bound] == key:
+        if bound is not None and self.keys[bound] == key:
             return bound
         return self._index.get(key, bound)
 
@@ -307,7 +309,8 @@ class _Tracer:
         """Whether a node was a choice that may have fallen on what has this key."""
         was = self.was[index]
         inputs = self.old[was]["recipe"]["inputs"].values() if was else ()
-        return any(r[0] == old_key for readings in inputs if len(readings) > 1 for r in readings)
+        many = (r for readings in inputs if len(readings) > 1 for r in readings)
+        return any(not isinstance(r, Mapping) and r[0] == old_key for r in many)
 
     def _stands_for(self, index: int, old_key: str) -> bool:
         """Whether a node is an old one, or one of several old ones that fell into one."""
@@ -319,16 +322,19 @@ class _Tracer:
         self, node: Node, name: str, past: Sequence[Any], present: Sequence[Any]
     ) -> tuple[list[Change], list[int]]:
         """Many readings: those that came and went are a change of this node, the others are followed."""
-        before = {i: None for reading in past for i in self._ids.get(reading[0], (reading[0],))}
         after: dict[str | None, int] = {}
         for reading, binding in zip(present, node.inputs[name], strict=True):
             source = self._source(reading[0], binding)
             if source is not None:
                 after[self.was[source] or self.program.graph.nodes[source].id] = source
+        before: dict[str | None, None] = {}
+        for key, *_ in past:  # of nodes that did the same work, the one that still is a candidate
+            ids = self._ids.get(key, [key])
+            before[next((i for i in ids if i in after), ids[0])] = None
         followed = [source for was, source in after.items() if was in before and source in self._found]
         if after.keys() == before.keys() and followed:
             return [], followed
-        return [self._came_and_went(node, name, list(before))], followed
+        return [self._came_and_went(node, name, [i for i in before if i])], followed
 
     def _came_and_went(self, node: Node, name: str, before: Sequence[str]) -> Change:
         """Values of a sweep, an axis or checkpoints that are others than before; else another reference."""
@@ -422,7 +428,7 @@ class _Tracer:
         spec = self.program.spec
         stage = spec.stages[node.stage]
         if path[0] in stage.sweep:
-            return _element(stage.sweep[path[0]], node.axes[f"{node.stage}/{path[0]}"])
+            return _element(stage.sweep[path[0]], node.axes.get(f"{node.stage}/{path[0]}"))
         chosen = {
             axis: next(v for v in spec.axes[axis] if v.label == label)
             for axis, label in node.axes.items()

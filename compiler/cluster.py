@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from compiler.cost.prices import TokenPrice
 from compiler.errors import UsageError, near
 from compiler.source import parse
 from compiler.validate import validate
@@ -27,6 +28,24 @@ class Profile(Frozen):
     python: str | None = Field(None, description="Python on the nodes; none: the one that submits")
     max_array_size: int = Field(1000, ge=1, description="most tasks in one array")
     parallel_tasks: int | None = Field(None, ge=1, description="most tasks of an array at once (`%N`)")
+    gpu_peak_tflops: float | None = Field(
+        None, gt=0, description="peak of one GPU in TFLOP/s, for estimates; none: the maker's, by `gpu_type`"
+    )
+    mfu: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of the peak that training reaches; none: history, or assumed",
+    )
+    sampling_mfu: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of the peak that sampling reaches; none: history, or assumed",
+    )
+    prices: str | dict[str, TokenPrice] | None = Field(
+        None, description="prices of models: a file like templates/prices.yaml, or `model: {input, output}`"
+    )
     options: list[str] = Field(default_factory=list, description="more `#SBATCH` options, as written")
 
 
@@ -62,4 +81,7 @@ def load_profile(name: str | None, spec: Path) -> Profile:
     if profile is None or problems:
         raise UsageError("\n".join(f"{p.span}: {p.message}  {p.hint}" for p in problems))
     assert isinstance(profile, Profile)
+    if isinstance(profile.prices, str):  # beside the profile that names it
+        prices = path.resolve().parent / Path(profile.prices).expanduser()
+        profile = profile.model_copy(update={"prices": str(prices)})
     return profile

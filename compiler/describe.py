@@ -21,7 +21,7 @@ def _input(program: Program, binding: Binding) -> dict[str, Any]:
     common = {"type": binding.port.type, "name": binding.name}
     if binding.node is None:
         assert binding.declaration is not None
-        value = binding.declaration.value.model_dump(mode="json")
+        value = program.spec.declarations[binding.declaration.name].value.model_dump(mode="json")
         return {**common, "section": binding.declaration.section, "declared": value}
     return {
         **common,
@@ -40,6 +40,7 @@ def _spec(program: Program) -> dict[str, Any]:
 def describe_jobs(program: Program) -> Iterator[dict[str, Any]]:
     """The description of each node's job, in graph order."""
     spec = _spec(program)
+    budget = program.spec.budget.model_dump(mode="json", exclude_none=True)
     configs: dict[int, Any] = {}
     for node, identity in zip(program.graph.nodes, program.identities, strict=True):
         if id(node.config) not in configs:
@@ -59,6 +60,7 @@ def describe_jobs(program: Program) -> Iterator[dict[str, Any]]:
             "inputs": {name: [_input(program, b) for b in found] for name, found in node.inputs.items()},
             "resources": node.resources.model_dump(mode="json"),
             "spec": {**spec, "place": _place(node)},
+            **({"budget": budget} if budget else {}),
         }
 
 

@@ -122,7 +122,7 @@ def _cells(table: Table, program: Program) -> dict[tuple[str, str], set[tuple[st
     """The keys and metrics behind each cell, by the labels of its row and column."""
 
     def behind(cell: Cell) -> set[tuple[str, str]]:
-        return {(program.keys[m.node], m.metric) for m in cell.members if m.node is not None}
+        return {(program.identities[m.node].key, m.metric) for m in cell.members if m.node is not None}
 
     labels = [label for label, _ in table.columns]
     return {(r.label, c): behind(cell) for r in table.rows for c, cell in zip(labels, r.cells, strict=False)}

@@ -349,7 +349,7 @@ def make_plan(
     experiment as it was when it last ran, to say what changed.
     """
     if selected is not None:
-        chosen = {program.keys[i] for i in selected}
+        chosen = {program.identities[i].key for i in selected}
         selected = frozenset(i for i, key in enumerate(program.keys) if key in chosen)
     moved = _moved(program, past, state) if past else {}
     steps = _steps(program, state, selected, moved, on_slurm=on_slurm)

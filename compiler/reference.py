@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from compiler.cluster import Profile
+from compiler.cost.prices import TokenPrice
 from compiler.errors import CODES
 from compiler.spec import Budget, TableSpec
 from runtime import declare
@@ -135,7 +136,7 @@ def _lines() -> Iterator[str]:
             yield from _model(declared)
     yield "## tables, budget, cluster profiles"
     yield ""
-    for other in (TableSpec, Budget, Profile):
+    for other in (TableSpec, Budget, Profile, TokenPrice):
         yield from _model(other)
     yield "## Error codes"
     yield ""

@@ -57,9 +57,10 @@ class TableSpec(Frozen):
 
 
 class Budget(Frozen):
-    """What a submission may cost at most."""
+    """What the experiment may cost at most in a store: spent before and likely to come, added up."""
 
-    gpu_hours: float | None = Field(None, ge=0, description="GPU-hours, counted as time limits times GPUs")
+    gpu_hours: float | None = Field(None, ge=0, description="GPU-hours: wall time of jobs times their GPUs")
+    usd: float | None = Field(None, ge=0, description="dollars for the tokens of APIs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ class Spec:
     tables: Mapping[str, tuple[TableSpec, Located]]
     cluster: Located | None
     budget: Budget
+    budget_at: Located
 
 
 TOP = ("experiment", "include", "axes", *DECLARED, "stages", "tables", "cluster", "budget")
@@ -131,7 +133,8 @@ def read_spec(source: Source) -> tuple[Spec, list[Diagnostic]]:
     cluster = tree.items.get("cluster")
     if cluster is not None and not isinstance(cluster.value, str):
         problems.append(Diagnostic("AC104", "`cluster` is the name of a profile", cluster.span))
-    budget, found = validate(Budget, tree.items.get("budget") or Located({}, NOWHERE), "`budget`")
+    budget_at = tree.items.get("budget") or Located({}, NOWHERE)
+    budget, found = validate(Budget, budget_at, "`budget`")
     problems += found
     spec = Spec(
         path=source.path,
@@ -141,7 +144,8 @@ def read_spec(source: Source) -> tuple[Spec, list[Diagnostic]]:
         stages=stages,
         tables=_tables(section("tables"), problems),
         cluster=cluster,
-        budget=budget or Budget(gpu_hours=None),
+        budget=budget or Budget(gpu_hours=None, usd=None),
+        budget_at=budget_at,
     )
     return spec, problems
 

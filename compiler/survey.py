@@ -48,7 +48,9 @@ def survey(store: Store, identities: Iterable[Identity], queued: Mapping[str, st
             failed[key] = _failure(store, identity.asked)
         if identity.trajectory in trajectories:
             going[identity.trajectory] = reached(store.trajectory(identity.trajectory) / SCRATCH)
-    return State(sealed, failed, busy, slurm_jobs, going, store.realisations())
+    realised = {key: read_json(store.realised(key))["key"] for key in store.realisations() if wanted}
+    made = frozenset(key for key, real in realised.items() if real in sealed)
+    return State(sealed, failed, busy, slurm_jobs, going, made)
 
 
 def _failure(store: Store, key: str) -> str:

@@ -45,6 +45,9 @@ class ModelDecl(Frozen):
     revision: str | None = result(None, doc="commit of the hub model; pin it for a reproducible study")
     init: Architecture | None = result(None, doc="random weights of this shape")
     chat: ChatFormat = result(None, doc="chat format of this model; a stage that trains it may set another")
+    parameters: float | None = nothing(
+        None, doc="number of parameters, for estimates of cost where no file at hand tells", gt=0
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelDecl:

@@ -23,6 +23,7 @@ from runtime.llms.base import Failure, Message, Outcome, Request, Role
 from runtime.llms.client import Progress, ask_all
 from runtime.llms.ledger import NAME as LEDGER
 from runtime.llms.ledger import Ledger
+from runtime.llms.purse import purse_of
 
 Shown = Literal["ab", "ba"]  # which answer comes first
 Choice = Literal["first", "second", "tie"]
@@ -289,7 +290,7 @@ def count(verdicts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 def judge_job(job: Job, declaration: LLM, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """Judge pairs with the settings of a job's config; leaves verdicts and ledger in its artifact."""
-    with Ledger(job.scratch / LEDGER) as ledger:
+    with Ledger(job.scratch / LEDGER, purse_of(job)) as ledger:
         verdicts = judge(pairs, declaration, job.config, ledger, job.progress)
         ledger.copy_to(job.out)
         job.report(**count(verdicts), **ledger.totals().figures())

@@ -28,6 +28,7 @@ from runtime.identity import trajectory_key
 from runtime.job import SCRATCH, Blocked, Job, JobError, open_job, reached
 from runtime.provenance import Meter, environment
 from runtime.realise import realise
+from runtime.spending import gpu_hours, require_gpu_hours
 from runtime.stage import stage_kind
 from runtime.store import Store
 
@@ -100,8 +101,9 @@ def _limit_threads(cpus: int) -> None:
         sys.modules["torch"].set_num_threads(cpus)
 
 
-def _manifest(job: Job, meter: Meter) -> dict[str, Any]:
+def _manifest(store: Store, job: Job, meter: Meter) -> dict[str, Any]:
     told = job.description
+    used = meter.read()
     return {
         "kind": job.kind.name,
         "key": job.key,
@@ -111,13 +113,18 @@ def _manifest(job: Job, meter: Meter) -> dict[str, Any]:
         "inputs": told["inputs"],
         "spec": told.get("spec"),
         "environment": environment(),
-        "resources": {"asked": told["resources"], "used": meter.read()},
+        "resources": {
+            "asked": told["resources"],
+            "used": used,
+            "gpu_hours": gpu_hours(store, told, used["wall_s"]),
+        },
         "summary": job.summary,
     }
 
 
 def _work(store: Store, description: Mapping[str, Any], claim: Claim) -> None:
     meter = Meter()
+    require_gpu_hours(store, description)
     job = open_job(store, description)
     for old in job.out.parent.glob(f"{job.out.name}*"):
         shutil.rmtree(old, ignore_errors=True)
@@ -127,11 +134,11 @@ def _work(store: Store, description: Mapping[str, Any], claim: Claim) -> None:
     job.scratch.mkdir(parents=True, exist_ok=True)
     job.kind.run(job)
     claim.check()
-    store.seal(job.kind.name, job.key, job.out, _manifest(job, meter))
+    store.seal(job.kind.name, job.key, job.out, _manifest(store, job, meter))
 
 
 def _record_failure(
-    store: Store, description: Mapping[str, Any], outcome: Outcome, message: str, trace: str
+    store: Store, description: Mapping[str, Any], outcome: Outcome, message: str, trace: str, seconds: float
 ) -> None:
     key = description.get("asked", description["key"])
     record = {
@@ -143,6 +150,7 @@ def _record_failure(
         "time": time.time(),
         "host": socket.gethostname(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "gpu_hours": gpu_hours(store, description, seconds),
     }
     write_json(store.failure(key), record)
 
@@ -169,6 +177,7 @@ def _on_trajectory(store: Store, description: Mapping[str, Any]) -> Iterator[Map
 
 
 def _attempt(store: Store, description: Mapping[str, Any], claim: Claim) -> Outcome:
+    started = time.time()
     try:
         with _on_trajectory(store, description) as placed:
             _work(store, placed, claim)
@@ -187,7 +196,7 @@ def _attempt(store: Store, description: Mapping[str, Any], claim: Claim) -> Outc
         return Outcome.SEALED
     print(trace or message, file=sys.stderr, flush=True)
     if claim.held():  # else the key's next owner tells how it ends
-        _record_failure(store, description, outcome, message, trace)
+        _record_failure(store, description, outcome, message, trace, time.time() - started)
     return outcome
 
 
@@ -199,9 +208,11 @@ def _claim_and_run(store: Store, description: Mapping[str, Any]) -> Outcome:
         description = realise(store, description)
     except Blocked as error:
         print(error, file=sys.stderr, flush=True)
-        _record_failure(store, description, Outcome.BLOCKED, str(error), "")
+        _record_failure(store, description, Outcome.BLOCKED, str(error), "", 0.0)
         return Outcome.BLOCKED
     kind, key = description["kind"], description["key"]
+    for each in asked - {key}:  # at once, so that whoever sums up what is spent finds its ledger
+        write_json(store.realised(each), {"key": key})
     claim = _wait_for_claim(store.claim_folder(key), key[:12], lambda: store.has(kind, key))
     if claim is not None:
         _limit_threads(description["resources"]["cpus"])
@@ -211,8 +222,6 @@ def _claim_and_run(store: Store, description: Mapping[str, Any]) -> Outcome:
             claim.release()
         if not store.has(kind, key):  # another may have made it that took this one for dead
             return outcome
-    for each in asked - {key}:
-        write_json(store.realised(each), {"key": key})
     return _sealed(store, description, asked | {key}, by_others=claim is None)
 
 

@@ -84,7 +84,7 @@ class Store:
         return _names(self.root / ".trajectories")
 
     def realisations(self) -> frozenset[str]:
-        """Keys of jobs that were sealed under the key of what a choice had fallen on."""
+        """Keys of jobs that took, when they began, the key of what a choice had fallen on."""
         return frozenset(name.removesuffix(".json") for name in _names(self.root / ".realised"))
 
     def sealed(self) -> frozenset[str]:

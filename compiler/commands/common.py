@@ -17,6 +17,8 @@ from compiler.errors import UsageError, render
 
 if TYPE_CHECKING:
     from compiler.cluster import Profile
+    from compiler.cost.budget import Held
+    from compiler.cost.estimate import Costs
     from compiler.plan import Plan, State
     from compiler.program import Program
     from compiler.promise import Arguments
@@ -237,6 +239,49 @@ def profile_of(program: Program, name: str | None) -> Profile:
     if name is None and named is not None:
         name = str(named.value)
     return load_profile(name, Path(program.spec.path))
+
+
+def local_profile(program: Program) -> Profile:
+    """What the spec's cluster profile says of prices; its hardware is not that of this machine."""
+    from compiler.cluster import load_profile
+    from compiler.errors import UsageError
+
+    empty = load_profile(None, Path(program.spec.path))
+    try:
+        return empty.model_copy(update={"prices": profile_of(program, None).prices})
+    except UsageError:  # nothing here needs the profile
+        return empty
+
+
+def costs_of(made: Plan, store: Store, profile: Profile) -> tuple[Costs, list[Held]]:
+    """What the nodes that are not sealed will cost, and how the budget stands."""
+    from compiler.cost.budget import hold
+    from compiler.cost.estimate import estimate
+    from compiler.cost.facts import gather
+    from compiler.cost.prices import read_tables
+    from runtime.spending import spent
+
+    sealed = {step.key for step in made.steps if step.action == "reuse"}
+    facts = gather(made.program, sealed, store, read_tables(profile.prices))
+    costs = estimate(made.program, sealed, facts, profile)
+    return costs, hold(made.program, costs, spent(store, made.program.spec.experiment))
+
+
+def require_budget(made: Plan, store: Store, profile: Profile) -> None:
+    """Raise SpecError where the spec's budget does not allow for what is likely to come."""
+    from compiler.cost.budget import require
+
+    budget = made.program.spec.budget
+    if budget.gpu_hours is not None or budget.usd is not None:
+        costs, held = costs_of(made, store, profile)
+        require(made.program, costs, held)
+
+
+def with_prices(program: Program, profile: Profile) -> Program:
+    """The program, its llms priced by the tables, so that its jobs count dollars."""
+    from compiler.cost.prices import priced, read_tables
+
+    return priced(program, read_tables(profile.prices))
 
 
 def print_tables(program: Program, store: Store) -> None:

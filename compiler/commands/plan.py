@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from compiler.commands.common import (
     Selectors,
     asked_for,
     compile_,
+    costs_of,
     keep_plan,
     on_spec,
     open_store,
@@ -27,6 +30,9 @@ FORMATS = ("text", "json", "dot", "mermaid", "sbatch", "html")
 @click.option("--cluster", metavar="PROFILE", help="Cluster profile for sbatch texts.")
 @click.option("--nodes", "every_node", is_flag=True, help="A line for every node, not for every stage.")
 @click.option(
+    "--cost", "show_cost", is_flag=True, help="Also what each stage will cost, and how that is known."
+)
+@click.option(
     "--out", type=click.Path(dir_okay=False), help="Also keep the plan in this file, for `submit` and `run`."
 )
 @on_spec
@@ -39,20 +45,23 @@ def command(
     form: str,
     cluster: str | None,
     every_node: bool,
+    show_cost: bool,
     out: str | None,
 ) -> None:
-    """Show what would run and why, before anything runs; touches nothing.
+    """Show what would run, why, and what it will cost, before anything runs; touches nothing.
 
     \b
     alignc plan specs/quickstart.yaml
     alignc plan specs/quickstart.yaml --nodes
     alignc plan specs/quickstart.yaml --select '+weak_best[seed=0]'
+    alignc plan specs/quickstart.yaml --cost
     alignc plan specs/quickstart.yaml --format json | jq '.nodes[].id'
     alignc plan specs/quickstart.yaml --format sbatch --cluster mysite
     alignc plan specs/quickstart.yaml --cluster mysite --out plan.json; alignc submit plan.json
     alignc plan specs/quickstart.yaml --format html > plan.html
     """
     from compiler import emit
+    from compiler.cost import table
 
     store = open_store(store_path)
     program = compile_(spec, overrides, store)
@@ -69,6 +78,14 @@ def command(
 
         click.echo(to_html(made, profile, store))
     elif form == "text":
-        click.echo(emit.to_text(made, every_node=every_node))
+        costs, budget = costs_of(made, store, profile)
+        lines = [emit.to_text(made, every_node=every_node), *table.summary(made, costs, budget)]
+        click.echo("\n".join(lines))
+        if show_cost and costs.nodes:
+            click.echo("\n" + table.by_stage(made, costs))
+    elif form == "json":
+        told = emit.plan_json(made)
+        table.add_json(told, *costs_of(made, store, profile))
+        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
     else:
         click.echo(emit.DRAWINGS[form](made))

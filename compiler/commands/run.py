@@ -11,15 +11,18 @@ from compiler.commands.common import (
     asked_for,
     compile_,
     hold_promise,
+    local_profile,
     on_spec,
     open_store,
     plan_of,
     print_tables,
     profile_of,
     remember_plan,
+    require_budget,
     select_nodes,
     select_options,
     tell_blocked,
+    with_prices,
     with_tables,
 )
 
@@ -47,9 +50,11 @@ def command(
     asked, promised = asked_for(spec, store_path, overrides, selectors)
     store = open_store(asked.store)
     program = compile_(asked.spec, asked.overrides, store)
+    profile = local_profile(program)
     selected = select_nodes(program, store, Selectors(asked.select, asked.exclude))
-    made = plan_of(program, store, selected=selected)
+    made = plan_of(with_prices(program, profile), store, selected=selected)
     hold_promise(promised, made, profile_of(program, asked.cluster))
+    require_budget(made, store, profile)
     remember_plan(made, store)
     capacity = machine() if cpus is None else replace(machine(), cpus=cpus)
     local = LocalRun(made, store, capacity)

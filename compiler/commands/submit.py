@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from compiler.commands.common import (
@@ -16,14 +14,12 @@ from compiler.commands.common import (
     plan_of,
     profile_of,
     remember_plan,
+    require_budget,
     select_nodes,
     select_options,
     tell_blocked,
+    with_prices,
 )
-from compiler.errors import UsageError
-
-if TYPE_CHECKING:
-    from compiler.plan import Plan
 
 
 @click.command("submit")
@@ -48,12 +44,13 @@ def command(
     store = open_store(asked.store)
     program = compile_(asked.spec, asked.overrides, store)
     profile = profile_of(program, asked.cluster)
+    program = with_prices(program, profile)
     lock = slurm.submission_lock(store)
     try:
         selected = select_nodes(program, store, Selectors(asked.select, asked.exclude))
         made = plan_of(program, store, on_slurm=True, max_array=profile.max_array_size, selected=selected)
         hold_promise(promised, made, profile)
-        _hold_budget(made)
+        require_budget(made, store, profile)
         remember_plan(made, store)
         for done in slurm.submit(made, profile, store):
             tasks = f"an array of {done.tasks}" if done.tasks > 1 else "one job"
@@ -64,12 +61,3 @@ def command(
     if not made.jobs:
         queued = f", {made.estimate.wait} queued or running" if made.estimate.wait else ""
         click.echo(f"nothing to submit: {made.estimate.reuse} nodes are done{queued}")
-
-
-def _hold_budget(made: Plan) -> None:
-    limit, asked = made.program.spec.budget.gpu_hours, made.estimate.gpu_hours_at_most
-    if limit is not None and asked > limit:
-        raise UsageError(
-            f"the jobs may use {asked:g} GPU-hours by their time limits, over the budget of {limit:g}: "
-            "lower `resources.minutes` of some stages, or raise `budget.gpu_hours`"
-        )

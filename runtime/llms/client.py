@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from types import FrameType
 from typing import Any
@@ -166,8 +166,9 @@ class _Run:
             await self._rest(wait)
         started = time.monotonic()
         try:
-            async with asyncio.timeout(self.limits.timeout_s):
-                reply = await self.provider.ask(request)
+            with self._paid(request):
+                async with asyncio.timeout(self.limits.timeout_s):
+                    reply = await self.provider.ask(request)
         except TimeoutError as error:
             raise Retryable("timeout", f"no reply within {self.limits.timeout_s:g} s") from error
         self.limiter.correct(tokens, reply.usage)
@@ -175,6 +176,11 @@ class _Run:
         text = reply.text.encode("utf-8", "replace").decode()
         latency = time.monotonic() - started
         return replace(reply, text=text, latency_s=latency, cost_usd=cost_usd(self.declaration, reply.usage))
+
+    def _paid(self, request: Request) -> AbstractContextManager[None]:
+        """Holds the dollars that a request may cost, where there is a budget. Raises Fatal."""
+        purse = self.ledger.purse
+        return purse.holding(self.declaration, request) if purse is not None else nullcontext()
 
     def _delay(self, attempt: int, problem: Retryable) -> float:
         delay = backoff_s(attempt, problem)

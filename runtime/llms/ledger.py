@@ -13,10 +13,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime.files import write_atomic
 from runtime.llms.base import Failure, Outcome, Reply, Request, Usage
+
+if TYPE_CHECKING:
+    from runtime.llms.purse import Purse
 
 NAME = "ledger.jsonl"
 SYNC_S = 1.0  # an fsync for each line would cost more than many replies do
@@ -85,8 +88,9 @@ def _readable(raw: bytes) -> dict[str, Any] | None:
 class Ledger:
     """The settled requests of one job. Opening repairs what a crash left behind."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, purse: Purse | None = None) -> None:
         self.path = path
+        self.purse = purse  # where the dollars of its replies are taken from
         self.outcomes: dict[str, Outcome] = {}  # content key -> the last outcome
         path.parent.mkdir(parents=True, exist_ok=True)
         self._load()
@@ -102,6 +106,7 @@ class Ledger:
         for _, line in lines:
             if line is not None:
                 self.outcomes[line["key"]] = decode(line)
+                self._pay(self.outcomes[line["key"]])
         kept = [row for row, line in lines if line is not None]
         if torn or len(kept) < len(rows):
             write_atomic(self.path, "".join(row.decode() + "\n" for row in kept))
@@ -114,11 +119,16 @@ class Ledger:
     def append(self, request: Request, key: str, outcome: Outcome, attempts: int) -> None:
         """Settle a request: one write, so that a killed process leaves a whole line or none."""
         self.outcomes[key] = outcome
+        self._pay(outcome)
         left = (json.dumps(encode(request, key, outcome, attempts), ensure_ascii=False) + "\n").encode()
         while left:
             left = left[os.write(self._handle, left) :]
         if time.monotonic() - self._synced > SYNC_S:
             self.sync()
+
+    def _pay(self, outcome: Outcome) -> None:
+        if self.purse is not None and isinstance(outcome, Reply):
+            self.purse.own += outcome.cost_usd or 0.0
 
     def sync(self) -> None:
         os.fsync(self._handle)

@@ -175,6 +175,17 @@ def test_work_that_another_stage_does_too_is_told_apart() -> None:
     assert told(old, new) == ["teacher weak -> critic, spec.yaml:17; 11 stages after it (52 nodes)"]
 
 
+def test_candidates_that_another_stage_trains_too() -> None:
+    lines = STUDY[STUDY.index("  tune:") : STUDY.index("  score:")]
+    old = STUDY.replace("  score:", lines.replace("tune:", "again:") + "  score:", 1)
+    change = "learning_rate [0.001, 0.0005] -> [0.001, 0.0005, 0.003]"
+    new = old.replace("5e-4]", "5e-4, 3e-3]")
+    assert [c.partition(", spec.yaml")[0] for c in told(old, new)] == [change]
+    assert told(old, old.replace("dpo, ", "dpo, beta: 0.2, "))[0].startswith("beta 0.1 -> 0.2")
+    both = old.replace("epochs: 6\n", "batch_size: 4\n    epochs: 6\n")
+    assert {c.partition(",")[0] for c in told(old, both)} == {"batch_size 8 -> 4"}
+
+
 def test_a_stage_that_changed_its_name_too_is_followed() -> None:
     new = STUDY.replace("answers", "texts").replace(
         "prompts.sft, teacher: weak", "prompts.sft, teacher: weak, seed: 3"

@@ -12,7 +12,7 @@ import pytest
 from tests.commands import alignc
 from tests.compiler.specs import STUDY
 
-COMMANDS = ("check", "plan", "run", "submit", "status", "logs", "results", "export", "gc", "adopt")
+COMMANDS = ("check", "plan", "run", "submit", "status", "logs", "results", "export", "gc", "adopt", "diff")
 
 
 @pytest.fixture
@@ -73,10 +73,10 @@ def test_a_budget_is_held(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (bin_ / name).chmod(0o755)
     import os
 
-    words = ("--set", "stages.tune.resources={gpus: 1, minutes: 600}", "--set", "budget.gpu_hours=30")
+    words = ("--set", "stages.tune.resources={gpus: 1, minutes: 600}", "--set", "budget.gpu_hours=0.01")
     path = f"{bin_}:{os.environ['PATH']}"
     text = alignc("submit", "study.yaml", *words, cwd=study, code=2, PATH=path)
-    assert "may use 40 GPU-hours" in text and "budget of 30" in text
+    assert "over budget: 0 spent and" in text and "of 0.01 GPU-hours" in text
 
 
 @pytest.mark.parametrize("module", ["compiler", "compiler.cli", "compiler.program", "compiler.plan"])

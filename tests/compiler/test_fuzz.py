@@ -16,7 +16,7 @@ from tests.compiler.fuzz import Case, Hang, check, corpus, generated, guarded, m
 from tests.compiler.specs import compile_text
 
 CORPUS = corpus()
-many = settings(max_examples=200, suppress_health_check=list(HealthCheck))
+many = settings(max_examples=150, suppress_health_check=list(HealthCheck))
 
 
 @given(st.integers(0, 2**32))
