@@ -78,6 +78,7 @@ class Port:
     path: str = ""
     pools: frozenset[Pool] = frozenset()  # data: which prompts these are
     seen: frozenset[Pool] = frozenset()  # models and their completions: prompts trained on
+    chosen: frozenset[Pool] = frozenset()  # the same: prompts whose scores chose the model
     metrics: tuple[str, ...] = ()  # Scores: the fields a table or a choice may read
     answers: bool = False  # Prompts: rows carry the true answer
     chat: str | None = None  # Model: its chat format, where known
