@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from compiler import interpolate
 from compiler.errors import Span
 from compiler.graph import Binding, Node, axis_name
 from compiler.link import input_keys
+from compiler.origin import origin
 from compiler.program import Program
 from compiler.source import Located
 from compiler.spec import Declaration
@@ -425,21 +425,8 @@ class _Tracer:
         return self._places[memo]
 
     def _find(self, node: Node, path: tuple[str, ...]) -> Span:
-        spec = self.program.spec
-        stage = spec.stages[node.stage]
-        if path[0] in stage.sweep:
-            return _element(stage.sweep[path[0]], node.axes.get(f"{node.stage}/{path[0]}"))
-        chosen = {
-            axis: next(v for v in spec.axes[axis] if v.label == label)
-            for axis, label in node.axes.items()
-            if axis in spec.axes
-        }
-        written, depth = stage.body.find(path)
-        if not depth:
-            return node.place
-        if all(name in chosen for name in interpolate.mentions(written)):
-            written = interpolate.substitute(written, chosen)
-        return written.origin or written.span
+        written = origin(self.program.spec, node, path)
+        return node.place if written is None else written.origin or written.span
 
 
 def _element(values: Located, value: Any) -> Span:
