@@ -1,7 +1,7 @@
 # make setup   a virtual environment with everything, at the tested versions
 # make demo    the quickstart, from pretraining to tables: results/quickstart
 # make smollm2 the pretrained model of docs/smollm2.md (93 MB)
-# make docs    the language reference, from the models, and the error codes
+# make docs    the language reference, the error codes and the editors' schemas
 # make test    checks of the code, then all tests, the cheap ones first
 PYTHON ?= python3
 VENV := .venv
@@ -27,6 +27,7 @@ smollm2: setup
 docs: setup
 	$(BIN)/python -m compiler.reference > docs/language.md
 	$(BIN)/python -m compiler.explanations > docs/errors.md
+	$(BIN)/python -m compiler.schema docs
 
 lint: setup
 	$(BIN)/ruff check

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 from compiler.causes import Effect
@@ -108,8 +109,13 @@ def reasons(steps: list[Step]) -> str:
     return most + (f" (and {others} other reason{'s' * (others > 1)})" if others else "")
 
 
-def to_text(plan: Plan, *, every_node: bool = False) -> str:
-    """The plan for a reader: a line for each stage and action (or each node), then the jobs and the sum."""
+def to_text(
+    plan: Plan, *, every_node: bool = False, gpu_hours: Mapping[str, float] = MappingProxyType({})
+) -> str:
+    """The plan for a reader: a line for each stage and action (or each node), then the jobs and the sum.
+
+    gpu_hours: what nodes are likely to take, by id.
+    """
     selected = "" if plan.selected is None else f" of {len(plan.steps)} selected"
     lines = [f"{plan.program.spec.experiment}: {plan.estimate.nodes} nodes{selected}", ""]
     rows: list[tuple[str, str, str, str]] = []
@@ -131,16 +137,14 @@ def to_text(plan: Plan, *, every_node: bool = False) -> str:
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
     lines += [f"  {r[0]} {r[1]:<{widths[1]}}  {r[2]:<{widths[2]}}  {r[3]}" for r in rows]
     if plan.effects:
-        lines += ["", "changed since the last run:", *(f"  {_effect(plan, e)}" for e in plan.effects)]
+        lines += ["", "changed since the last run:", *(f"  {_effect(e, gpu_hours)}" for e in plan.effects)]
     return "\n".join([*lines, "", *totals(plan)])
 
 
-def _effect(plan: Plan, effect: Effect) -> str:
+def _effect(effect: Effect, gpu_hours: Mapping[str, float]) -> str:
     """A change with all that runs again for it."""
-    moved = {*effect.own, *effect.after}
-    steps = {s.key: s.node.resources for s in plan.shown() if s.node.id in moved}
-    hours = sum(r.gpus * r.minutes for r in steps.values()) / 60
-    return f"{effect}, {hours:.4g} GPU-h at most" if hours else str(effect)
+    hours = sum(gpu_hours.get(id_, 0.0) for id_ in (*effect.own, *effect.after))
+    return f"{effect}, {hours:.3g} GPU-h" if hours else str(effect)
 
 
 def totals(plan: Plan) -> list[str]:

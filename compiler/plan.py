@@ -160,7 +160,7 @@ def _decide(node: Node, identity: Identity, needs: Sequence[Step], state: State)
         return "run", f"needs {fresh[0]}{more}, not made yet"
     reached = state.reached.get(identity.trajectory, 0.0)
     if 0 < reached <= getattr(node.config, node.kind.prefix, 0):
-        return "run", f"not made yet; goes on from {node.kind.prefix} {reached:g}"
+        return "run", f"not made yet; goes on from {node.kind.prefix.removesuffix('s')} {reached:g}"
     return "run", "not made yet"
 
 

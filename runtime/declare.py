@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from runtime.fields import Frozen, nothing, result, speed
 from runtime.known import TOKENIZER, ChatFormat
-from runtime.world import chosen
+from runtime.world import FAMILIES, chosen
 
 # ---------------------------------------------------------------- models
 
@@ -116,7 +116,12 @@ def _families(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     return names
 
 
-Families = Annotated[tuple[str, ...] | None, AfterValidator(_families)]
+_KNOWN = {"type": "array", "items": {"enum": list(FAMILIES)}, "minItems": 1}
+Families = Annotated[
+    tuple[str, ...] | None,
+    AfterValidator(_families),
+    WithJsonSchema({"anyOf": [_KNOWN, {"type": "null"}]}),
+]
 
 
 class WorldSource(Frozen):

@@ -86,6 +86,7 @@ class StageKind:
         own config; each is a node of its own, and together they are one run.
     preload: slow modules that `run` imports; a runner may import them once, before it forks jobs.
     expand: rewrites a shorthand into several stages, name -> body; bodies are mappings as written.
+    shorthand: the keys that `expand` takes beside the config's; those required stand in for the config's.
     """
 
     name: str
@@ -95,6 +96,7 @@ class StageKind:
     run: Callable[[Job], None]
     check: Callable[[Any, Mapping[str, Port]], Iterable[Problem]] = no_problems
     expand: Callable[[str, dict[str, Any]], dict[str, dict[str, Any]]] = keep
+    shorthand: type[Frozen] | None = None
     templates: Callable[[Any, Mapping[str, Port]], Iterable[str]] = no_templates
     resources: Resources = Resources()
     prefix: str = ""
@@ -132,3 +134,8 @@ def stage_kind(name: str) -> StageKind | None:
 
 def kind_names() -> list[str]:
     return sorted({*stage_kinds(), *_foreign_kinds()})
+
+
+def installed_kinds() -> list[StageKind]:
+    """Every stage kind, also of other packages, by name."""
+    return [kind for name in kind_names() if (kind := stage_kind(name))]

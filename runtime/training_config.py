@@ -14,6 +14,9 @@ Reduction = Literal["example_sum", "token_mean", "example_mean"]
 Truncation = Literal["drop", "keep_start", "keep_end"]
 
 
+MOST_CHECKPOINTS = 1000  # of one run; each is a node of the graph
+
+
 class Parallel(Frozen):
     """How one run is spread over processes. The optimisation is the same; only rounding differs."""
 
@@ -76,7 +79,9 @@ class TrainingConfig(StageConfig):
             raise ValueError("`horizon` has no meaning for `schedule: constant`")
         if self.horizon is not None and self.horizon < self.epochs:
             raise ValueError("`horizon` must not be smaller than `epochs`")
-        checkpoints = len(self.kept_epochs())
+        checkpoints = -(-self.epochs // (self.checkpoint_every or self.epochs))
+        if checkpoints > MOST_CHECKPOINTS:
+            raise ValueError(f"there would be {checkpoints} checkpoints; at most {MOST_CHECKPOINTS} are kept")
         if self.segments > checkpoints:
             raise ValueError(
                 f"`segments` must not be larger than the number of checkpoints, which is {checkpoints}"

@@ -11,6 +11,8 @@ import pytest
 
 from compiler.explanations import error_reference
 from compiler.reference import language_reference
+from compiler.schema import profile_schema, spec_schema, to_text
+from runtime.stage import stage_kinds
 from tests.commands import alignc
 
 ROOT = Path(__file__).parent.parent
@@ -25,11 +27,19 @@ def test_the_page_of_error_codes_is_generated_from_the_explanations() -> None:
     assert (ROOT / "docs" / "errors.md").read_text() == error_reference(), "run `make docs`"
 
 
+def test_the_schemas_are_generated_from_the_models() -> None:
+    kinds = stage_kinds().values()
+    for name, schema in (("spec", spec_schema(kinds)), ("profile", profile_schema())):
+        kept = (ROOT / "docs" / f"{name}.schema.json").read_text()
+        assert kept == to_text(schema), "run `make docs`"
+
+
 def squeezed(text: str) -> str:
     return " ".join(text.split())
 
 
-SESSIONS = {"tutorial.md": 6, "leaving.md": 3, "selecting.md": 4}  # page -> its sessions, at least
+# page -> its sessions, at least
+SESSIONS = {"tutorial.md": 7, "leaving.md": 3, "selecting.md": 4, "editor.md": 4}
 
 
 def exit_code(words: list[str], shown: list[str]) -> int:

@@ -262,8 +262,9 @@ def costs_of(made: Plan, store: Store, profile: Profile) -> tuple[Costs, list[He
     from runtime.spending import spent
 
     sealed = {step.key for step in made.steps if step.action == "reuse"}
+    left_out = {step.key for step in made.steps if step.action == "skip"}
     facts = gather(made.program, sealed, store, read_tables(profile.prices))
-    costs = estimate(made.program, sealed, facts, profile)
+    costs = estimate(made.program, sealed | left_out, facts, profile)
     return costs, hold(made.program, costs, spent(store, made.program.spec.experiment))
 
 

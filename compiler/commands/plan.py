@@ -74,18 +74,23 @@ def command(
     if form == "sbatch":
         click.echo(emit.to_sbatch(made, profile, store))
     elif form == "html":
-        from compiler.page import to_html
+        from compiler.page import CostWords, to_html
 
-        click.echo(to_html(made, profile, store))
+        costs, budget = costs_of(made, store, profile)
+        nodes = {index: table.in_words(cost) for index, cost in costs.nodes.items()}
+        words = CostWords(table.summary(made, costs, budget), table.stage_words(made, costs), nodes)
+        click.echo(to_html(made, profile, store, words))
     elif form == "text":
         costs, budget = costs_of(made, store, profile)
-        lines = [emit.to_text(made, every_node=every_node), *table.summary(made, costs, budget)]
+        hours = {made.steps[i].node.id: cost.gpu_hours.likely for i, cost in costs.nodes.items()}
+        text = emit.to_text(made, every_node=every_node, gpu_hours=hours)
+        lines = [text, *table.summary(made, costs, budget)]
         click.echo("\n".join(lines))
         if show_cost and costs.nodes:
             click.echo("\n" + table.by_stage(made, costs))
     elif form == "json":
         told = emit.plan_json(made)
-        table.add_json(told, *costs_of(made, store, profile))
+        table.add_json(made, told, *costs_of(made, store, profile))
         click.echo(json.dumps(told, indent=2, ensure_ascii=False))
     else:
         click.echo(emit.DRAWINGS[form](made))

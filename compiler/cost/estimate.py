@@ -145,14 +145,15 @@ class _Pass:
         characters = data.prompt + exactly(_chat(node)) + (data.answer or ASSUMED_ANSWER)
         each = characters / model.ratio + exactly(1)  # the end-of-sequence token
         once = data.count * each.at_most(config.max_length) * texts
-        tokens = once * epochs_of(node)
+        epochs = self.flows.own_epochs(node)
+        tokens = once * epochs
         flops = tokens * (TRAIN * model.size.active)
-        if reference:  # log-probabilities of the frozen model, once
+        if reference and node.follows is None:  # log-probabilities of the frozen model, once
             flops = flops + once * (FORWARD * model.size.active)
         speed = speed_of(node.kind.name, model.size, machine, config.precision, self.facts.history)
         seconds = flops / (speed.rate * machine.units)
         if not speed.observed:
-            steps = data.count * (epochs_of(node) / config.batch_size)
+            steps = data.count * (epochs / config.batch_size)
             seconds = seconds.at_least(exchange_seconds(model.size, machine, steps, config.precision))
         seconds = seconds + speed.overhead_s
         words = f"{'6 FLOPs (and 2 of the reference)' if reference else '6 FLOPs'} a token and parameter"
@@ -329,11 +330,6 @@ class _Pass:
 
 
 # ---------------------------------------------------------------- pieces
-
-
-def epochs_of(node: Node) -> int:
-    """Epochs that this node's own job trains."""
-    return int(node.config.epochs)  # type: ignore[attr-defined]
 
 
 def _timed(machine: Machine, seconds: Range, **more: Any) -> Cost:

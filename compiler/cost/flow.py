@@ -91,6 +91,7 @@ class Flows:
 
     def __init__(self, program: Program, facts: Facts) -> None:
         self.facts = facts
+        self._nodes = program.graph.nodes
         self.shapes: list[Hashable] = []  # of each node; equal ones read, write and cost the same
         self._made: list[Mapping[str, Flow] | Flow] = []
         self._counted = {id(count): _counted(count) for count in facts.sealed.values()}
@@ -102,6 +103,14 @@ class Flows:
                 known[shape] = self._of_node(node)
             self.shapes.append(shape)
             self._made.append(known[shape])
+
+    def own_epochs(self, node: Node) -> int:
+        """Epochs that a training's own job does: those of the run that it goes on from are done."""
+        before = 0 if node.follows is None else self._epochs(self._nodes[node.follows])
+        return self._epochs(node) - before
+
+    def _epochs(self, node: Node) -> int:
+        return int(getattr(node.config, "epochs", 0))
 
     def read(self, binding: Binding) -> Flow:
         """What a binding reads: counted where its artifact is sealed, else inferred."""
@@ -149,7 +158,8 @@ class Flows:
             for b in bindings[:1]
         ]
         fields = [getattr(config, name) for name in _shaping(type(config))]
-        return node.kind.name, asked.gpus, asked.cpus, processes(node), _chat_of_model(node), *inputs, *fields
+        machine = asked.gpus, asked.cpus, processes(node)
+        return node.kind.name, machine, self.own_epochs(node), _chat_of_model(node), *inputs, *fields
 
     # ------------------------------------------------------------ kinds
 

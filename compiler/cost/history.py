@@ -177,7 +177,9 @@ def _trained(
     parameters, processes = summary["parameters"], summary["processes"]
     rate = 6.0 * parameters * summary["useful_tokens_per_s"] / processes
     spent = sum(summary["seconds"].get(part, 0.0) for part in ("data", "compute"))
-    if kind == "dpo":  # the reference's forward pass, over the same tokens once
+    if (
+        kind == "dpo" and not summary["went_on_from_step"]
+    ):  # the reference's forward pass, over the same tokens once
         spent += spent / 3 / max(1, config.get("epochs", 1))
     units = cores if summary["device"] == "cpu" else 1
     return Ran(kind, wall_s, summary["device"], parameters, rate / units, max(wall_s - spent, 0.1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from compiler.cost.amounts import Range, total
@@ -89,6 +90,34 @@ def _cell(amount: Range) -> str:
     return spread(amount) if amount.high else "-"
 
 
+def in_words(cost: Cost) -> str:
+    """What one node, or all of a stage, will cost."""
+    if cost.unknown:
+        return f"unknown: {cost.unknown}"
+    parts = [f"{spread(cost.gpu_hours)} GPU-hours"] if cost.gpu_hours.high else []
+    parts += [f"{spread(cost.cpu_hours)} CPU-hours"] if not parts else []
+    parts += ["USD unknown"] if cost.unpriced else [_usd(cost.usd)] if cost.usd.high else []
+    return ", ".join(parts)
+
+
+def stage_words(plan: Plan, costs: Costs) -> dict[str, str]:
+    """What each stage will cost."""
+    stages: dict[str, list[Cost]] = {}
+    for index, cost in costs.nodes.items():
+        stages.setdefault(plan.steps[index].node.stage, []).append(cost)
+    found: dict[str, str] = {}
+    for stage, some in stages.items():
+        known = [c for c in some if not c.unknown]
+        sums: dict[str, Any] = {
+            name: total(getattr(c, name) for c in known) for name in ("gpu_hours", "cpu_hours", "usd")
+        }
+        unpriced = next((c.unpriced for c in known if c.unpriced), "")
+        found[stage] = (
+            in_words(replace(some[0], **sums, unknown="", unpriced=unpriced)) if known else "unknown"
+        )
+    return found
+
+
 # ---------------------------------------------------------------- JSON
 
 
@@ -113,10 +142,12 @@ def node_json(cost: Cost) -> dict[str, Any]:
     }
 
 
-def add_json(told: dict[str, Any], costs: Costs, budget: Sequence[Held]) -> None:
+def add_json(plan: Plan, told: dict[str, Any], costs: Costs, budget: Sequence[Held]) -> None:
     """Put costs into a plan's JSON: `cost` of every node that is not reused, and of the whole."""
-    for index, cost in costs.nodes.items():
-        told["nodes"][index]["cost"] = node_json(cost)
+    by_id = {plan.steps[index].node.id: cost for index, cost in costs.nodes.items()}
+    for node in told["nodes"]:
+        if node["id"] in by_id:
+            node["cost"] = node_json(by_id[node["id"]])
     told["cost"] = {
         "gpu_hours": _three(costs.gpu_hours),
         "cpu_hours": _three(costs.cpu_hours),

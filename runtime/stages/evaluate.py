@@ -35,6 +35,12 @@ class Evaluate(StageConfig, Judging):
     evaluator: Reference | None = takes("LLM", doc="judge of the win rate; none: accuracy only", default=None)
 
 
+class OnTheSpot(Sampling):
+    """Short for a `sample` stage made on the spot."""
+
+    model: Reference = takes("Model", doc="instead of `completions`: the model to sample them from")
+
+
 def _versus(inputs: Mapping[str, Port]) -> Port | None:
     """The port of the reference completions, where there are any."""
     prompts = inputs.get("prompts")
@@ -155,5 +161,6 @@ STAGE = StageKind(
     check=check,
     templates=judge_templates,
     expand=expand,
+    shorthand=OnTheSpot,
     resources=Resources(minutes=240),
 )

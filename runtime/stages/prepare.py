@@ -10,7 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+from pydantic import WithJsonSchema
 
 from runtime.artifacts import Pool, Port, Role
 from runtime.fields import Frozen, Reference, identity, result, takes
@@ -24,14 +26,21 @@ if TYPE_CHECKING:
 REST = "rest"
 NAME = re.compile(r"[A-Za-z0-9_-]+")  # split names are file names
 PERCENT = re.compile(r"(\d+(?:\.\d+)?) ?%")
+SHARE = r"^\d+(\.\d+)? ?%$|^rest$"  # in what editors know of specs
 PLENTY = 10**12  # rows of a source so large that only shares fail that never fit
+
+
+def _shares() -> dict[str, Any]:
+    """What editors know of `split`: more than that it holds text and numbers."""
+    share = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": SHARE}]}
+    return {"anyOf": [{"type": "object", "additionalProperties": share}, {"type": "null"}]}
 
 
 class Prepare(StageConfig):
     """Prompts (with completions, where the source has them), cut into splits."""
 
     source: Reference = takes("Source", "Prompts", doc="a declared source, or a split to cut further")
-    split: dict[str, str | int] | None = result(
+    split: Annotated[dict[str, str | int] | None, WithJsonSchema(_shares())] = result(
         None, doc="split name -> share (`10%`), number of rows, or `rest`; none: one output without a name"
     )
     roles: dict[str, Role] = result(

@@ -87,6 +87,7 @@ class Run:
     renderer: Renderer
     told: dict[str, Any] = field(default_factory=dict)  # joins the summary
     position: state.Position = field(default_factory=state.Position)
+    begun: state.Position = field(default_factory=state.Position)  # where this job's own work began
 
     @property
     def config(self) -> TrainingConfig:
@@ -101,6 +102,7 @@ class Run:
         digest = data_digest(self.objective.examples)
         self.position = state.restore(self.backend, self.scratch, digest)
         if self.backend.rank == 0:
+            self.begun = state.first_position(self.job.out.parent, self.position)
             state.cut_log(self.scratch, self.position.step)
         self.backend.model.train(self.objective.dropout)
         with (self.scratch / state.LOG).open("a", encoding="utf-8") as log, Stop() as stop:
@@ -256,18 +258,21 @@ class Run:
         self.position.spend(kind, time.perf_counter() - started)
 
     def _summary(self) -> dict[str, Any]:
-        """Figures of the whole run, over all its tries."""
-        position, examples = self.position, self.objective.examples
-        seconds = position.seconds.get("data", 0.0) + position.seconds.get("compute", 0.0)
+        """Figures of this job's own work, over all its tries; what it went on from is not counted."""
+        examples = self.objective.examples
+        own = self.position.since(self.begun)
+        seconds = own.seconds.get("data", 0.0) + own.seconds.get("compute", 0.0)
+        epochs = own.step / steps_per_epoch(len(examples), self.config.batch_size)
         cuda = self.backend.device.type == "cuda"
         return {
             **self.told,
-            "steps": position.step,
-            "useful_tokens": position.useful,
-            "supervised_tokens": self.config.epochs * sum(e.supervised for e in examples),
-            "useful_tokens_per_s": round(position.useful / seconds, 1) if seconds else None,
-            "padding_share": round(1 - position.useful / max(1, position.computed), 4),
-            "seconds": {kind: round(spent, 3) for kind, spent in position.seconds.items()},
+            "steps": own.step,
+            "went_on_from_step": self.begun.step,
+            "useful_tokens": own.useful,
+            "supervised_tokens": round(epochs * sum(e.supervised for e in examples)),
+            "useful_tokens_per_s": round(own.useful / seconds, 1) if seconds else None,
+            "padding_share": round(1 - own.useful / max(1, own.computed), 4),
+            "seconds": {kind: round(spent, 3) for kind, spent in own.seconds.items()},
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "peak_gpu_bytes": torch.cuda.max_memory_allocated() if cuda else None,
             "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in self.backend.lm.parameters()),

@@ -13,6 +13,7 @@ from runtime.training.folders import draft_of, open_draft, publish
 from runtime.training.parallel import Backend, launch_shape
 
 POSITION = "position.json"
+BEGUN = "begun.json"
 LOG = "training.jsonl"
 _PREFIX = "resume-"
 
@@ -26,8 +27,22 @@ class Position:
     useful: int = 0  # tokens computed that were not padding
     computed: int = 0  # tokens computed
 
+    def since(self, begun: Position) -> Position:
+        """What was done after an earlier position."""
+        seconds = {kind: spent - begun.seconds.get(kind, 0.0) for kind, spent in self.seconds.items()}
+        step, useful = self.step - begun.step, self.useful - begun.useful
+        return Position(step, seconds, useful, self.computed - begun.computed)
+
     def spend(self, kind: str, seconds: float) -> None:
         self.seconds[kind] = self.seconds.get(kind, 0.0) + seconds
+
+
+def first_position(work: Path, now: Position) -> Position:
+    """Where the first try of a job began; `work` is the job's own folder, `now` where this try begins."""
+    path = work / BEGUN
+    if not path.exists():
+        write_json(path, asdict(now))
+    return Position(**read_json(path))
 
 
 def newest(scratch: Path) -> Path | None:
