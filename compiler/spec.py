@@ -252,6 +252,14 @@ def _stage(name: str, body: Located, names: Iterable[str], problems: list[Diagno
     sweep = _sweep(name, body, problems)
     entries = {key: value for key, value in body.items.items() if key != "sweep"}
     spelled = kind.expand(name, entries)
+    if sweep:
+        shared = kind.share(name, spelled[name], frozenset(sweep))
+        for extra in shared.keys() - spelled.keys():
+            located = made(shared[extra], body)
+            extra_kind = stage_kind(str(located.items["kind"].value))
+            assert extra_kind is not None
+            yield Stage(extra, extra_kind, replace(located, key=body.key), {})
+        spelled = {**spelled, name: shared[name]}
     for made_name, made_entries in spelled.items():
         located = made(made_entries, body)
         made_kind = kind if made_name == name else stage_kind(str(located.items["kind"].value))

@@ -316,6 +316,7 @@ class _Grammar:
             "demonstrate": {"prompts": prompts, "teacher": "weak", **seed},
             "sft": {**train, "data": "ask", "chat": r.choice(["plain", "chatml"]), **seed},
             "dpo": {**train, "data": "label", **seed},
+            "reference": {"model": model, "data": "label"},
             "sample": {"model": model, "prompts": prompts, "chat": r.choice([None, "plain", "chatml"])},
             "label": {"critic": r.choice(["weak", "gpt"]), "a": "ask", "b": r.choice(["draw", "ask"])},
             "evaluate": {"model": "tune" if name == "score" else model, "prompts": prompts},
