@@ -26,6 +26,10 @@ What = Literal["config", "declaration", "content", "template", "code", "input", 
 TAGS = ("provider", "kind")  # where these differ, two records have nothing else in common
 
 
+HORIZON = "horizon"  # of a schedule; where it is not written, it follows from the epochs
+BEGINS_ANEW = "the schedule falls over all epochs, so a longer run begins anew; `horizon` would let it go on"
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """One thing that is not as it was. `owner` is a stage or, as `models.tiny`, a declaration.
@@ -40,6 +44,7 @@ class Change:
     old: str
     new: str
     place: Span | None = None
+    note: str = ""
 
     @property
     def name(self) -> str:
@@ -55,7 +60,7 @@ class Change:
             return f"the files of {self.owner} have other content"
         if self.what == "template":
             return f"template {self.owner} has another text"
-        return f"{self.name} {self.old} -> {self.new}"
+        return f"{self.name} {self.old} -> {self.new}" + (f" ({self.note})" if self.note else "")
 
     def __str__(self) -> str:
         return f"{self.text}, {self.place.file}:{self.place.line}" if self.place else self.text
@@ -235,6 +240,9 @@ class _Tracer:
                 return {Change("code", owner, owner, *values): None}, {}
         own: dict[Change, None] = {}
         for path, before, after in differences(old["config"], new["config"]):
+            if path == (HORIZON,) and origin(self.program.spec, node, path) is None:
+                own[self._another_horizon(node, before, after)] = None
+                continue
             place = self._place(node, path, after)
             own[Change("config", node.stage, ".".join(path), shown(before), shown(after), place)] = None
         for name, digest in new["templates"].items():
@@ -257,6 +265,11 @@ class _Tracer:
         if not own and not followed:
             own[Change("config", node.stage, "recipe", "as it was", "another", node.place)] = None
         return own, followed
+
+    def _another_horizon(self, node: Node, before: Any, after: Any) -> Change:
+        """A change of `epochs`, where the schedule falls over all of them."""
+        place = self._place(node, (node.kind.prefix,), after)
+        return Change("config", node.stage, node.kind.prefix, shown(before), shown(after), place, BEGINS_ANEW)
 
     def _input(
         self, node: Node, name: str, past: Sequence[Any], present: Sequence[Any]

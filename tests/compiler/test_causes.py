@@ -267,3 +267,13 @@ def test_equal_programs_have_no_causes_and_pairs_are_ids() -> None:
     assert causes(remembered(program), program) == {}
     assert pairs(remembered(program), program) == node_ids(program)
     assert causes({}, program) == {} and set(pairs({}, program)) == {None}
+
+
+def test_a_falling_schedule_says_why_nothing_is_gone_on_from() -> None:
+    falling = STUDY.replace("epochs: 6", "epochs: 6\n    schedule: cosine")
+    found = causes(remembered(compiled(falling)), compiled(falling, "stages.tune.epochs=8"))
+    (change,) = found["tune[seed=0,learning_rate=0.001,epoch=2]"].changes
+    assert str(change).startswith("epochs 6 -> 8 (the schedule falls over all epochs")
+    assert str(change).endswith("--set stages.tune.epochs:1")
+    constant = causes(remembered(compiled(STUDY)), compiled(STUDY, "stages.tune.epochs=8"))
+    assert not any(id_.startswith("tune") for id_ in constant)
