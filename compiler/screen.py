@@ -19,6 +19,8 @@ def _line(event: Event, done: int, total: int) -> str:
     count = f"[{done}/{total}]"
     if event.what == "sealed":
         return f"{count} made {event.node} in {event.seconds:.1f} s"
+    if event.what == "reused":
+        return f"{count} reused {event.node}: what was chosen is as before"
     if event.what == "started":
         return f"{count} started {event.node}"
     return f"{count} {event.what.upper()} {event.node}: {event.message}"
