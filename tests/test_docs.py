@@ -39,7 +39,7 @@ def squeezed(text: str) -> str:
 
 
 # page -> its sessions, at least
-SESSIONS = {"tutorial.md": 7, "leaving.md": 3, "selecting.md": 4, "editor.md": 4}
+SESSIONS = {"tutorial.md": 7, "leaving.md": 3, "selecting.md": 4, "editor.md": 4, "planning.md": 3}
 
 
 def exit_code(words: list[str], shown: list[str]) -> int:
