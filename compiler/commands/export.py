@@ -18,7 +18,7 @@ from compiler.commands.common import (
 )
 
 
-@click.command("export")
+@click.command("export", short_help="Write plain sbatch scripts that work without the compiler.")
 @click.option("--cluster", metavar="PROFILE", help="Cluster profile: a name in specs/clusters, or a file.")
 @click.option("--missing", is_flag=True, help="Only what is not in the store yet.")
 @on_spec

@@ -24,7 +24,7 @@ from compiler.commands.common import (
 FORMATS = ("text", "json", "dot", "mermaid", "sbatch", "html")
 
 
-@click.command("plan")
+@click.command("plan", short_help="Show what would run, why, and what it costs.")
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="What to print."
 )
