@@ -1,7 +1,7 @@
 # make setup   a virtual environment with everything, at the tested versions
 # make demo    the quickstart, from pretraining to tables: results/quickstart
 # make smollm2 the pretrained model of docs/smollm2.md (93 MB)
-# make docs    the language reference and the editors' schemas, from the models
+# make docs    the pages and schemas that are made from the models
 # make test    checks of the code, then all tests, the cheap ones first
 PYTHON ?= python3
 VENV := .venv
@@ -27,6 +27,7 @@ smollm2: setup
 docs: setup
 	$(BIN)/python -m compiler.reference > docs/language.md
 	$(BIN)/python -m compiler.schema docs
+	$(BIN)/python -m compiler.explanations > docs/errors.md
 
 lint: setup
 	$(BIN)/ruff check

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from compiler import interpolate
 from compiler.errors import Span
 from compiler.graph import Binding, Node, axis_name
 from compiler.link import input_keys
+from compiler.origin import origin
 from compiler.program import Program
 from compiler.source import Located
 from compiler.spec import Declaration
@@ -24,6 +24,10 @@ from runtime.fields import identity
 
 What = Literal["config", "declaration", "content", "template", "code", "input", "candidates", "choice"]
 TAGS = ("provider", "kind")  # where these differ, two records have nothing else in common
+
+
+HORIZON = "horizon"  # of a schedule; where it is not written, it follows from the epochs
+BEGINS_ANEW = "the schedule falls over all epochs, so a longer run begins anew; `horizon` would let it go on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class Change:
     old: str
     new: str
     place: Span | None = None
+    note: str = ""
 
     @property
     def name(self) -> str:
@@ -55,7 +60,7 @@ class Change:
             return f"the files of {self.owner} have other content"
         if self.what == "template":
             return f"template {self.owner} has another text"
-        return f"{self.name} {self.old} -> {self.new}"
+        return f"{self.name} {self.old} -> {self.new}" + (f" ({self.note})" if self.note else "")
 
     def __str__(self) -> str:
         return f"{self.text}, {self.place.file}:{self.place.line}" if self.place else self.text
@@ -235,6 +240,9 @@ class _Tracer:
                 return {Change("code", owner, owner, *values): None}, {}
         own: dict[Change, None] = {}
         for path, before, after in differences(old["config"], new["config"]):
+            if path == (HORIZON,) and origin(self.program.spec, node, path) is None:
+                own[self._another_horizon(node, before, after)] = None
+                continue
             place = self._place(node, path, after)
             own[Change("config", node.stage, ".".join(path), shown(before), shown(after), place)] = None
         for name, digest in new["templates"].items():
@@ -257,6 +265,11 @@ class _Tracer:
         if not own and not followed:
             own[Change("config", node.stage, "recipe", "as it was", "another", node.place)] = None
         return own, followed
+
+    def _another_horizon(self, node: Node, before: Any, after: Any) -> Change:
+        """A change of `epochs`, where the schedule falls over all of them."""
+        place = self._place(node, (node.kind.prefix,), after)
+        return Change("config", node.stage, node.kind.prefix, shown(before), shown(after), place, BEGINS_ANEW)
 
     def _input(
         self, node: Node, name: str, past: Sequence[Any], present: Sequence[Any]
@@ -425,23 +438,8 @@ class _Tracer:
         return self._places[memo]
 
     def _find(self, node: Node, path: tuple[str, ...]) -> Span:
-        spec = self.program.spec
-        stage = spec.stages[node.stage]
-        if path[0] in stage.sweep:
-            return _element(stage.sweep[path[0]], node.axes.get(f"{node.stage}/{path[0]}"))
-        chosen = {
-            axis: next(v for v in spec.axes[axis] if v.label == label)
-            for axis, label in node.axes.items()
-            if axis in spec.axes
-        }
-        written, depth = stage.body.find(path)
-        if not depth and path == ("horizon",):  # follows from the length of the run
-            written, depth = stage.body.find(("epochs",))
-        if not depth:
-            return node.place
-        if all(name in chosen for name in interpolate.mentions(written)):
-            written = interpolate.substitute(written, chosen)
-        return written.origin or written.span
+        written = origin(self.program.spec, node, path)
+        return node.place if written is None else written.origin or written.span
 
 
 def _element(values: Located, value: Any) -> Span:

@@ -40,7 +40,8 @@ class Alignc(click.Group):
             for diagnostic in error.diagnostics:
                 click.echo(render(diagnostic, error.texts) + "\n", err=True)
             count = len(error.diagnostics)
-            click.echo(f"{count} problem{'s' * (count != 1)} found", err=True)
+            more = f"`alignc explain-error {error.diagnostics[0].code}` tells more"
+            click.echo(f"{count} problem{'s' * (count != 1)} found; {more}", err=True)
             ctx.exit(2)
         except UsageError as error:
             click.echo(f"alignc: {error}", err=True)

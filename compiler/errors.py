@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 # AC0xx reading, AC1xx names and shapes, AC2xx axes, AC3xx types and protocol, AC4xx tables,
-# AC5xx the world outside
+# AC5xx the world outside, AC6xx warnings
 CODES: dict[str, str] = {
     "AC001": "the file cannot be read",
     "AC002": "this is not YAML",
@@ -33,6 +34,7 @@ CODES: dict[str, str] = {
     "AC207": "a sweep of something that cannot be swept",
     "AC208": "candidates and scores do not line up",
     "AC209": "nothing to reduce",
+    "AC210": "unknown axis value",
     "AC301": "unknown stage or declaration",
     "AC302": "unknown output",
     "AC303": "wrong kind of artifact",
@@ -45,27 +47,51 @@ CODES: dict[str, str] = {
     "AC330": "completions of different prompts",
     "AC331": "nothing to compare with",
     "AC332": "choice on the test set",
-    "AC333": "evaluation on training prompts",
+    "AC333": "evaluation or choice on training prompts",
+    "AC334": "a test on prompts that a choice was made on",
     "AC401": "a table cell has several values",
     "AC402": "unknown row or column in a table",
     "AC403": "published numbers cannot be read",
     "AC501": "a file of the spec is not there",
     "AC502": "unknown cluster profile",
     "AC503": "over budget",
+    "AC601": "a stage that nothing uses",
+    "AC602": "a sweep that nothing reduces",
+    "AC603": "an axis that no stage mentions",
+    "AC604": "another chat format than the model was tuned in",
+    "AC605": "a model name that is no snapshot",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A place in a text. Lines and columns count from 1; `end` is the column after the last one."""
+    """A place in a text. Lines and columns count from 1; `end` is the column after the last one.
+
+    `notes` tell how the value came to stand here: 'expanded from', 'overrides', 'included from' ...
+    """
 
     file: str
     line: int
     column: int
     end: int
+    notes: tuple[Note, ...] = field(default=(), compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
+
+    @property
+    def on_command_line(self) -> bool:
+        return self.file.startswith(COMMAND_LINE)
+
+    def noted(self, word: str, place: Span) -> Span:
+        """The same place with one more word on how the value came there."""
+        return replace(self, notes=((word, place), *self.notes))
+
+
+Note = tuple[str, Span]
+COMMAND_LINE = "--set "
+INCLUDED = "included from"
+EXPANDED = "expanded from"
 
 
 NOWHERE = Span("<spec>", 1, 1, 1)
@@ -79,12 +105,23 @@ class Diagnostic:
     message: str
     span: Span
     hint: str = ""
-    notes: tuple[tuple[str, Span], ...] = ()
+    notes: tuple[Note, ...] = ()
     severity: Literal["error", "warning"] = "error"
 
     @property
-    def title(self) -> str:
-        return CODES.get(self.code, "problem")
+    def related(self) -> list[Note]:
+        """Every further place, each once: how the value came to its place, then the notes and theirs."""
+        found: dict[Note, None] = {}
+
+        def add(notes: Iterable[Note]) -> None:
+            for note in notes:
+                if note not in found:
+                    found[note] = None
+                    add(note[1].notes)
+
+        add(self.span.notes)
+        add(self.notes)
+        return list(found)
 
 
 class SpecError(Exception):
@@ -118,32 +155,42 @@ def in_file_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
     return sorted(unique.values(), key=lambda d: (d.span.file, d.span.line, d.span.column, d.code))
 
 
-EXCERPT = 200  # characters of a line that are shown
-LEFT_OF_CARET = 80  # of these, in a line that is longer
+WIDTH = 160  # columns of a line that an excerpt shows
+_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")  # where YAML counts a new line
+
+
+def _printable(text: str) -> str:
+    """One line that shows what a terminal would not: line breaks and control characters, escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _excerpt(span: Span, line: str | None) -> list[str]:
-    if line is None:
+    """The line with a caret below; of a long line the part around the place."""
+    if not line or line.isspace():
         return []
-    start = max(0, span.column - 1 - LEFT_OF_CARET) if len(line) > EXCERPT else 0
-    shown = line[start : start + EXCERPT]
-    width = max(1, min(span.end - start, len(shown) + 1) - (span.column - start))
+    first = max(0, span.column - WIDTH // 2) if span.end > WIDTH else 0
+    shown = "".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line[first : first + WIDTH])
+    at = span.column - 1 - first
+    width = max(1, min(span.end - span.column, len(shown) - at))
     number = f"{span.line:>5} | "
-    blank = " " * (span.column - 1 - start)
-    return [number + shown, " " * (len(number) - 2) + "| " + blank + "^" * width]
+    padding = "".join("\t" if c == "\t" else " " for c in shown[:at])
+    return [number + shown, " " * (len(number) - 2) + "| " + padding + "^" * width]
 
 
 def render(diagnostic: Diagnostic, texts: Mapping[str, str]) -> str:
     """A finding as text: place, code, message, excerpt with a caret, notes and way out."""
 
     def line_of(span: Span) -> str | None:
-        lines = texts.get(span.file, "").splitlines()
+        lines = _BREAK.split(texts.get(span.file, ""))
         return lines[span.line - 1] if 0 < span.line <= len(lines) else None
 
     d = diagnostic
-    out = [f"{d.span}: {d.severity} {d.code}: {d.message}", *_excerpt(d.span, line_of(d.span))]
-    for word, span in d.notes:
-        out += [f"      {word} {span}", *_excerpt(span, line_of(span))]
+    first = _printable(f"{d.span}: {d.severity} {d.code}: {d.message}")
+    out = [first, *_excerpt(d.span, line_of(d.span))]
+    for word, span in d.related:
+        out.append(_printable(f"      {word} {span}"))
+        if word != INCLUDED:
+            out += _excerpt(span, line_of(span))
     if d.hint:
-        out.append(f"      = {d.hint}")
+        out.append(f"      = {_printable(d.hint)}")
     return "\n".join(out)

@@ -13,7 +13,18 @@ from typing import Any
 
 from compiler import interpolate
 from compiler.errors import Diagnostic, Span, near
-from compiler.graph import AxisId, Binding, Graph, Node, axis_name, find_output, is_local, node_id, readings
+from compiler.graph import (
+    AxisId,
+    Binding,
+    Graph,
+    Node,
+    axis_name,
+    distinct_outputs,
+    find_output,
+    is_local,
+    node_id,
+    readings,
+)
 from compiler.interpolate import AxisValue, Label
 from compiler.link import Linked, input_keys
 from compiler.source import Located
@@ -135,21 +146,29 @@ class _Expander:
         if declared is not None:
             return self._declared(declared, reference, span, wanted)
         indices = self.by_stage[reference.name]
-        ports = self.nodes[indices[0]].outputs
+        for ports in distinct_outputs(self.nodes, indices):
+            if not self._serves(reference, ports, span, wanted):
+                return None
+        return self._at(readings(self.nodes, indices, reference.output), reference, place)
+
+    def _serves(
+        self, reference: Reference, ports: Mapping[str, Port], span: Span, wanted: Sequence[str]
+    ) -> bool:
+        """Whether the outputs of a node have what a reference asks for."""
         found = find_output(ports, reference.output)
         if found is None:
             self.problems.append(_unknown_output(reference, ports, span))
-            return None
+            return False
         port, metric = found
         if not self._fits(reference, port, span, wanted):
-            return None
+            return False
         if port.type == "Scores" and "Scores" in wanted and not metric:
             hint = f"as `{reference.name}.{port.metrics[0]}`; there are {', '.join(port.metrics)}"
             self.problems.append(
                 Diagnostic("AC302", f"name the score of `{reference.name}` to use", span, hint)
             )
-            return None
-        return self._at(readings(self.nodes, indices, reference.output), reference, place)
+            return False
+        return True
 
     def _declared(
         self, declared: Declaration, reference: Reference, span: Span, wanted: Sequence[str]
@@ -195,22 +214,20 @@ class _Expander:
         """Read along another axis: keep the rows at the given values, and drop those axes."""
         for name, value in reference.at.items():
             at = place.items["at"].items[name]
-            ids = {a for r in readings for a in r.axes if axis_name(a) == name}
-            if not ids:
+            values = dict.fromkeys(v for r in readings for a, v in r.axes.items() if axis_name(a) == name)
+            if not values:
                 axes = dict.fromkeys(axis_name(a) for r in readings for a in r.axes)
                 message = f"`{reference.stage}` does not vary over `{name}`"
                 self.problems.append(Diagnostic("AC206", message, at.place, near(name, axes)))
                 return None
-            (axis,) = ids
-            values = dict.fromkeys(r.axes[axis] for r in readings)
             if value not in values:
                 message = f"`{reference.stage}` has no value `{value}` of axis `{name}`"
                 self.problems.append(Diagnostic("AC206", message, at.span, near(str(value), values)))
                 return None
             readings = [
-                replace(r, axes={a: v for a, v in r.axes.items() if a != axis})
+                replace(r, axes={a: v for a, v in r.axes.items() if axis_name(a) != name})
                 for r in readings
-                if r.axes[axis] == value
+                if all(v == value for a, v in r.axes.items() if axis_name(a) == name)
             ]
         return readings
 
@@ -347,23 +364,29 @@ class _Expander:
         for problem in stage.kind.check(variant.config, ports):
             place = variant.body.items.get(aliases.get(problem.field, problem.field), variant.body)
             span = place.span if place is not variant.body else place.place
-            notes = (("expanded from", place.origin),) if place.origin else ()
-            self.problems.append(Diagnostic(problem.code, problem.message, span, problem.hint, notes))
+            self.problems.append(Diagnostic(problem.code, problem.message, span, problem.hint))
 
 
 def _join(rows: list[Row], name: str, readings: list[Binding]) -> list[Row]:
-    """Natural join on the axes that both sides have."""
-    if not rows:
-        return []
-    shared = [a for a in (readings[0].axes if readings else ()) if a in rows[0][0]]
-    index: dict[tuple[Label, ...], list[Binding]] = {}
+    """Natural join on the axes that both sides have; what lacks an axis holds all along it."""
+    alike: dict[tuple[AxisId, ...], list[Binding]] = {}
     for reading in readings:
-        index.setdefault(tuple(reading.axes[a] for a in shared), []).append(reading)
-    return [
-        ({**axes, **reading.axes}, {**inputs, name: (reading,)})
-        for axes, inputs in rows
-        for reading in index.get(tuple(axes[a] for a in shared), ())
-    ]
+        alike.setdefault(tuple(reading.axes), []).append(reading)
+    indexes: dict[Any, tuple[list[AxisId], dict[tuple[Label, ...], list[Binding]]]] = {}
+    joined: list[Row] = []
+    for axes, inputs in rows:
+        for theirs, group in alike.items():
+            memo = (tuple(axes), theirs)
+            if memo not in indexes:
+                shared = [a for a in theirs if a in axes]
+                index: dict[tuple[Label, ...], list[Binding]] = {}
+                for reading in group:
+                    index.setdefault(tuple(reading.axes[a] for a in shared), []).append(reading)
+                indexes[memo] = shared, index
+            shared, index = indexes[memo]
+            for reading in index.get(tuple(axes[a] for a in shared), ()):
+                joined.append(({**axes, **reading.axes}, {**inputs, name: (reading,)}))
+    return joined
 
 
 def _merged(ports: Sequence[Port]) -> Port:
@@ -375,6 +398,7 @@ def _merged(ports: Sequence[Port]) -> Port:
         first,
         pools=frozenset().union(*(p.pools for p in ports)),
         seen=frozenset().union(*(p.seen for p in ports)),
+        chosen=frozenset().union(*(p.chosen for p in ports)),
     )
 
 
@@ -384,7 +408,8 @@ def _unknown_output(reference: Reference, ports: Mapping[str, Port], span: Span)
         hint = f"one of {', '.join(f'{reference.name}.{n}' for n in names)}"
         return Diagnostic("AC302", f"`{reference.name}` has several outputs: name one", span, hint)
     message = f"`{reference.name}` has no output `{reference.output}`"
-    return Diagnostic("AC302", message, span, near(reference.output, names))
+    hint = near(reference.output, names) if names else f"it has only one: write `{reference.name}`"
+    return Diagnostic("AC302", message, span, hint)
 
 
 def expand(spec: Spec, linked: Linked) -> tuple[Graph, list[Diagnostic]]:

@@ -109,6 +109,11 @@ def readings(nodes: Sequence[Node], indices: Iterable[int], output: str) -> list
     return [binding for index in indices for binding in _readings(index, nodes[index], output)]
 
 
+def distinct_outputs(nodes: Sequence[Node], indices: Iterable[int]) -> Iterator[Mapping[str, Port]]:
+    """The outputs that nodes of a stage have: mostly the same for all of them."""
+    return iter({id(nodes[i].outputs): nodes[i].outputs for i in indices}.values())
+
+
 def find_output(ports: Mapping[str, Port], output: str) -> tuple[Port, str] | None:
     """The port and metric that an output's name means, or None."""
     if output in ports:

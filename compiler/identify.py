@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compiler.graph import Binding, Graph, Node
-from runtime.fields import identity
+from runtime.fields import identifying, identity
 from runtime.files import canonical
 from runtime.identity import HASH_VERSION, text_key
 from runtime.job import CHOICE
@@ -89,7 +89,8 @@ def identify(
         if part is None:
             digests = {name: template_digest(name) for name in templates}
             part = parts[id(node.config), templates] = _part(node, digests)
-        sources = {name: [source(b) for b in bindings] for name, bindings in node.inputs.items()}
+        read = ((name, node.inputs[name]) for name in identifying(type(node.config)) if name in node.inputs)
+        sources = {name: [source(b) for b in bindings] for name, bindings in read}
         inputs = {name: [known for known, _ in pairs] for name, pairs in sources.items()}
         before = {name: [asked for _, asked in pairs] for name, pairs in sources.items()}
         written = canonical(inputs)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from compiler.errors import Diagnostic, Span, near
+from compiler.errors import EXPANDED, Diagnostic, Span, near
 from compiler.source import Located, made
 
 _HOLE = re.compile(r"\$\{([^{}]*)\}")
@@ -22,8 +22,7 @@ class AxisValue:
 
     label: Label
     place: Span
-    record: Mapping[str, Any] = field(default_factory=dict)
-    has_record: bool = False
+    record: Located | None = None
 
 
 def _names(text: str) -> list[str]:
@@ -67,28 +66,28 @@ def check(tree: Located, axes: Mapping[str, Iterable[AxisValue]]) -> list[Diagno
 def _check_field(axis: str, attribute: str, values: Iterable[AxisValue], span: Span) -> list[Diagnostic]:
     problems: list[Diagnostic] = []
     for value in values:
-        if _dig(value.record, attribute) is None:
+        if _field(value, attribute) is None:
             what = f"the value `{value.label}` of axis `{axis}`"
-            message = f"{what} has no field `{attribute}`" if value.has_record else f"{what} is no record"
-            hint = (
-                near(attribute, value.record)
-                if value.has_record
-                else f"give it fields: `{value.label}: {{...}}`"
-            )
+            if value.record is None:
+                message, hint = f"{what} is no record", f"give it fields: `{value.label}: {{...}}`"
+            else:
+                message, hint = f"{what} has no field `{attribute}`", near(attribute, value.record.items)
             problems.append(Diagnostic("AC202", message, span, hint, (("the value is at", value.place),)))
     return problems
 
 
-def _dig(record: Any, attribute: str) -> Any:
-    for part in attribute.split("."):
-        record = record.get(part) if isinstance(record, Mapping) else None
-    return record
+def _field(value: AxisValue, attribute: str) -> Located | None:
+    """A field of an axis value's record, such as `epochs` or `optimizer.epochs`."""
+    path = attribute.split(".")
+    found, depth = value.record.find(path) if value.record else (None, 0)
+    return found if found and depth == len(path) and found.value is not None else None
 
 
 def _value(name: str, chosen: Mapping[str, AxisValue]) -> tuple[Any, Span]:
+    """What `${name}` stands for, and where that is written."""
     axis, _, attribute = name.partition(".")
-    value = chosen[axis]
-    return (_dig(value.record, attribute) if attribute else value.label), value.place
+    found = _field(chosen[axis], attribute) if attribute else None
+    return (found.plain(), found.span) if found else (chosen[axis].label, chosen[axis].place)
 
 
 def substitute(tree: Located, chosen: Mapping[str, AxisValue]) -> Located:
@@ -99,11 +98,11 @@ def substitute(tree: Located, chosen: Mapping[str, AxisValue]) -> Located:
         return replace(tree, value=tuple(substitute(v, chosen) for v in tree.value))
     if not isinstance(tree.value, str) or "${" not in tree.value:
         return tree
+    span = tree.span
+    for name in reversed(_names(tree.value)):
+        span = span.noted(EXPANDED, _value(name, chosen)[1])
     whole = _HOLE.fullmatch(tree.value)
     if whole:
-        value, place = _value(whole.group(1).strip(), chosen)
-        return replace(made(value, tree), origin=place)
-    origin = _value(_names(tree.value)[0], chosen)[1]
-    return replace(
-        tree, value=_HOLE.sub(lambda m: str(_value(m[1].strip(), chosen)[0]), tree.value), origin=origin
-    )
+        return made(_value(whole.group(1).strip(), chosen)[0], replace(tree, span=span))
+    text = _HOLE.sub(lambda m: str(_value(m[1].strip(), chosen)[0]), tree.value)
+    return replace(tree, value=text, span=span)

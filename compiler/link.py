@@ -64,6 +64,11 @@ def _holes(spec: Spec, stage: Stage) -> list[Diagnostic]:
     return [p for tree in (stage.body, *stage.sweep.values()) for p in interpolate.check(tree, spec.axes)]
 
 
+def mentioned(stage: Stage) -> list[str]:
+    """The axes that a stage mentions, in its body or its sweep."""
+    return [name for tree in (stage.body, *stage.sweep.values()) for name in interpolate.mentions(tree)]
+
+
 def _link_stage(spec: Spec, stage: Stage) -> tuple[set[str], list[Diagnostic]]:
     """Names of the stages and declarations that a stage reads."""
     needs: set[str] = set()
@@ -85,10 +90,7 @@ def _link_stage(spec: Spec, stage: Stage) -> tuple[set[str], list[Diagnostic]]:
 
 def _unknown(spec: Spec, name: str, named: Located) -> Diagnostic:
     known = [*(s for s in spec.stages if "~" not in s), *spec.declarations]
-    notes = (("expanded from", named.origin),) if named.origin else ()
-    return Diagnostic(
-        "AC301", f"there is no stage or declaration `{name}`", named.span, near(name, known), notes
-    )
+    return Diagnostic("AC301", f"there is no stage or declaration `{name}`", named.span, near(name, known))
 
 
 def link(spec: Spec) -> tuple[Linked, list[Diagnostic]]:
@@ -102,7 +104,10 @@ def link(spec: Spec) -> tuple[Linked, list[Diagnostic]]:
         problems += wrong
         if wrong:
             broken.add(name)
-    unfilled = frozenset(name for name, stage in spec.stages.items() if _holes(spec, stage))
+    empty = {name for name, values in spec.axes.items() if not values}  # told already
+    unfilled = frozenset(
+        name for name, stage in spec.stages.items() if _holes(spec, stage) or empty & set(mentioned(stage))
+    )
     left = dict(needs)
     circles: list[str] = []
     while True:
@@ -111,7 +116,7 @@ def link(spec: Spec) -> tuple[Linked, list[Diagnostic]]:
             break
         except graphlib.CycleError as error:
             circle = list(reversed(error.args[1]))
-            names = " -> ".join(circle)
+            names = " -> ".join(name for name in circle if "~" not in name)
             place = spec.stages[circle[0]].body.place
             problems.append(Diagnostic("AC304", f"stages read each other in a circle: {names}", place))
             broken.update(circle)

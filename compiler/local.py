@@ -68,8 +68,7 @@ class Event:
     """Something that happened to a node; `message` says why a failed one failed."""
 
     node: str
-    # started, sealed, failed, refused, blocked, interrupted; reused: turned out to be what was made before;
-    # skipped: reads one that was not made
+    # started, sealed, reused, failed, refused, blocked, interrupted; skipped: reads one that was not made
     what: str
     seconds: float = 0.0
     message: str = ""
@@ -92,9 +91,8 @@ class LocalRun:
     store: Store
     capacity: Capacity
     results: dict[str, str] = field(default_factory=dict[str, str])  # node id -> how it ended
-    reused: int = 0  # nodes after a choice that turned out to be what was made before
+    _before: frozenset[str] = frozenset()
     _running: dict[int, _Running] = field(default_factory=dict[int, _Running])
-    _made: set[str] = field(default_factory=set[str])  # keys that need not be made again
 
     def run(self, tick: Tick = lambda _: None) -> Generator[Event, None, None]:
         """Run everything; `tick` is called several times a second with the progress of running nodes."""
@@ -102,8 +100,8 @@ class LocalRun:
         first = {step.key: index for index, step in reversed(list(enumerate(steps)))}
         left = {i for key, i in first.items() if steps[i].action in (*MADE, "wait")}
         write_descriptions(self.store, self.plan.program, {steps[i].key for i in left})
+        self._before = self.store.sealed()
         height = self._heights()
-        self._made = set(self.store.sealed())
         context = self._context(left)
         try:
             while left or self._running:
@@ -190,13 +188,11 @@ class LocalRun:
         running.process.join()
         step, code = running.step, running.process.exitcode
         seconds = time.monotonic() - running.started
-        real = self.store.locate(step.node.kind.name, step.key)
-        if code == Outcome.SEALED and real is not None:
+        sealed = self.store.locate(step.node.kind.name, step.key) if code == Outcome.SEALED else None
+        if sealed:
             self.results[step.node.id] = "sealed"
-            reused = real in self._made
-            self.reused += reused
-            self._made.add(real)
-            return Event(step.node.id, "reused" if reused else "sealed", seconds)
+            # Under another key: a choice fell on something with which this had been done before.
+            return Event(step.node.id, "reused" if sealed in self._before else "sealed", seconds)
         names = {o.value: o.name.lower() for o in Outcome}
         what = names.get(code if code is not None and code > 0 else Outcome.FAILED, "failed")
         self.results[step.node.id] = what

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,8 @@ from compiler.expand import expand
 from compiler.graph import Graph
 from compiler.identify import Chosen, Identity, identify, nothing_chosen
 from compiler.link import link
-from compiler.source import OVERRIDE, load
+from compiler.lint import lint
+from compiler.source import load
 from compiler.spec import Declaration, Spec, read_spec
 from compiler.tables import Table, resolve_tables
 from runtime import templates
@@ -45,6 +47,14 @@ def _read_text(path: str) -> str:
     return Path(path).read_text(encoding="utf-8")
 
 
+def _absolute(base: Path, path: str) -> str:
+    """A path that stands beside `base`; what can be no path stays as it is, and will not be found."""
+    try:
+        return str((base / Path(path).expanduser()).resolve())
+    except (OSError, ValueError, RuntimeError):
+        return path
+
+
 def _with_paths(value: Any, base: Path) -> Any:
     """A declaration with every `path` made absolute: relative ones stand beside the file that names them."""
     if not isinstance(value, BaseModel):
@@ -53,7 +63,7 @@ def _with_paths(value: Any, base: Path) -> Any:
     for name in type(value).model_fields:
         field = getattr(value, name)
         if name == "path" and isinstance(field, str) and not field.startswith(PACKAGE):
-            changed[name] = str((base / Path(field).expanduser()).resolve())
+            changed[name] = _absolute(base, field)
         elif isinstance(field, BaseModel):
             changed[name] = _with_paths(field, base)
     return value.model_copy(update=changed)
@@ -69,7 +79,7 @@ def _place_of_path(declaration: Declaration) -> Any:
 
 def _resolve(declaration: Declaration) -> Declaration:
     file = _place_of_path(declaration).span.file
-    base = Path.cwd() if file.startswith(OVERRIDE) else Path(file).resolve().parent
+    base = Path.cwd() if file.startswith("--set ") else Path(file).resolve().parent
     return replace(declaration, value=_with_paths(declaration.value, base))
 
 
@@ -82,13 +92,29 @@ def _files(value: Any) -> list[Path | str]:
     if isinstance(path, str):
         folder: Path | str = Path(path)
         if path.startswith(PACKAGE):
-            package = importlib.util.find_spec(path.removeprefix(PACKAGE))
-            folder = Path(str(package.origin)).parent if package and package.origin else path
+            folder = _package(path.removeprefix(PACKAGE)) or path
         gguf = getattr(value, "gguf", None)
         found.append(folder / gguf if gguf and isinstance(folder, Path) else folder)
     for name in type(value).model_fields:
         found += _files(getattr(value, name))
     return found
+
+
+def _package(name: str) -> Path | None:
+    """The folder of an installed Python package."""
+    try:
+        found = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    return Path(found.origin).parent if found and found.origin else None
+
+
+def _read(file: Path, cache: Path | None) -> str | None:
+    """The fingerprint of a file or folder; None where there is none, or another kind of thing."""
+    try:
+        return fingerprint(file, cache) if file.is_file() or file.is_dir() else None
+    except (OSError, ValueError):
+        return None
 
 
 def _content(declaration: Declaration, cache: Path | None) -> tuple[str, list[Diagnostic]]:
@@ -105,17 +131,17 @@ def _content(declaration: Declaration, cache: Path | None) -> tuple[str, list[Di
                     f"pip install --no-deps {name.replace('_', '-')}",
                 )
             )
-        elif not file.exists():
+        elif (digest := _read(file, cache)) is None:
             problems.append(
                 Diagnostic(
                     "AC501",
-                    f"{file} is not there",
+                    f"{file} is not there" if not os.path.exists(file) else f"{file} cannot be read",
                     _place_of_path(declaration).span,
                     f"give another with `--set {declaration.section}.{declaration.name}.path=FILE`",
                 )
             )
         else:
-            digests.append(fingerprint(file, cache))
+            digests.append(digest)
     return " ".join(digests), problems
 
 
@@ -151,6 +177,7 @@ def compile_spec(
     problems += more
     if _errors(problems):
         raise SpecError(problems, source.texts)
+    problems += lint(spec, graph, tables)
     return Program(spec, graph, identities, tables, source.texts, tuple(problems))
 
 

@@ -140,6 +140,8 @@ def _lines() -> Iterator[str]:
         yield from _model(other)
     yield "## Error codes"
     yield ""
+    yield "[Explained with examples](errors.md), also by `alignc explain-error CODE`."
+    yield ""
     yield "| code | |"
     yield "|---|---|"
     for code, title in CODES.items():

@@ -20,7 +20,7 @@ from pydantic.json_schema import models_json_schema
 from compiler.cluster import Profile
 from compiler.spec import DECLARED, Budget, TableSpec
 from runtime import templates
-from runtime.chat import format_names
+from runtime.known import format_names
 from runtime.stage import StageKind, keep, stage_kinds
 
 Schema = dict[str, Any]

@@ -20,7 +20,7 @@ def _line(event: Event, done: int, total: int) -> str:
     if event.what == "sealed":
         return f"{count} made {event.node} in {event.seconds:.1f} s"
     if event.what == "reused":
-        return f"{count} reused {event.node}: the same was made before"
+        return f"{count} reused {event.node}: what was chosen is as before"
     if event.what == "started":
         return f"{count} started {event.node}"
     return f"{count} {event.what.upper()} {event.node}: {event.message}"
@@ -83,6 +83,5 @@ def watch_run(local: LocalRun, store: Store) -> bool:
     if skipped:
         click.echo(f"{skipped} nodes skipped: they read one of the above")
     if total:
-        before = f", {local.reused} of them made before" if local.reused else ""
-        click.echo(f"{total - skipped} nodes in {time.monotonic() - started:.1f} s{before}\n")
+        click.echo(f"{total - skipped} nodes in {time.monotonic() - started:.1f} s\n")
     return True

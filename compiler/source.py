@@ -13,22 +13,23 @@ from typing import Any
 import yaml
 from yamlcore import CCoreLoader
 
-from compiler.errors import NOWHERE, Diagnostic, Span, SpecError
+from compiler.errors import COMMAND_LINE, EXPANDED, INCLUDED, NOWHERE, Diagnostic, Note, Span, SpecError, near
 
 Scalar = str | int | float | bool | None
 MAX_NODES = 250_000
+MAX_FILES = 1_000
+MERGE = "<<"
 # Sections whose entries included files may share, and which merge entry by entry.
 SECTIONS = ("axes", "models", "llms", "sources", "stages", "tables")
 
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A YAML value with its place. `key` is the place of its key, `origin` where an axis gave the value."""
+    """A YAML value with its place, and that of its key where it has one."""
 
     value: Scalar | tuple[Located, ...] | dict[str, Located]
     span: Span
     key: Span | None = None
-    origin: Span | None = None
 
     @property
     def items(self) -> dict[str, Located]:
@@ -38,6 +39,11 @@ class Located:
     @property
     def elements(self) -> tuple[Located, ...]:
         return self.value if isinstance(self.value, tuple) else ()
+
+    @property
+    def origin(self) -> Span | None:
+        """Where an axis gave the value; None where it is as written."""
+        return next((place for word, place in self.span.notes if word == EXPANDED), None)
 
     @property
     def place(self) -> Span:
@@ -75,6 +81,17 @@ class Located:
         return here, len(path)
 
 
+def noted(tree: Located, word: str, place: Span) -> Located:
+    """The tree with a note at every place in it."""
+    value = tree.value
+    if isinstance(value, dict):
+        value = {k: noted(v, word, place) for k, v in value.items()}
+    elif isinstance(value, tuple):
+        value = tuple(noted(v, word, place) for v in value)
+    key = tree.key.noted(word, place) if tree.key else None
+    return Located(value, tree.span.noted(word, place), key)
+
+
 def made(value: Any, like: Located) -> Located:
     """Plain data as a located tree, all of it at the place of `like`."""
     if isinstance(value, Located):
@@ -92,6 +109,7 @@ class _Reader:
 
     file: str
     text: str
+    notes: tuple[Note, ...] = ()
     problems: list[Diagnostic] = field(default_factory=list)
     count: int = 0
     open: set[int] = field(default_factory=set)
@@ -101,10 +119,7 @@ class _Reader:
             loader = CCoreLoader(self.text)
             node = loader.get_single_node()
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            span = Span(self.file, mark.line + 1, mark.column + 1, mark.column + 2) if mark else self._start()
-            words = " ".join(w for w in (error.context, error.problem) if w)
-            self.problems.append(Diagnostic("AC002", words or "not YAML", span))
+            self.problems.append(self._not_yaml(error))
             return None
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             self.problems.append(Diagnostic("AC002", str(error).splitlines()[0], self._start()))
@@ -113,13 +128,26 @@ class _Reader:
             return Located({}, self._start())
         return self._convert(node, loader, None, 0)
 
+    def _not_yaml(self, error: yaml.MarkedYAMLError) -> Diagnostic:
+        mark, context = error.problem_mark or error.context_mark, error.context_mark
+        words = ": ".join(w for w in (error.context, error.problem) if w) or "not YAML"
+        if mark is None:
+            return Diagnostic("AC002", words, self._start())
+        notes = (("it begins at", self._at(context)),) if context and context.line != mark.line else ()
+        lines = self.text.splitlines()
+        line = lines[mark.line] if mark.line < len(lines) else ""
+        return Diagnostic("AC002", words, self._at(mark), _likely(words, line, mark.column), notes)
+
+    def _at(self, mark: Any) -> Span:
+        return Span(self.file, mark.line + 1, mark.column + 1, mark.column + 2, self.notes)
+
     def _start(self) -> Span:
-        return Span(self.file, 1, 1, 2)
+        return Span(self.file, 1, 1, 2, self.notes)
 
     def _span(self, node: Any) -> Span:
         start, end = node.start_mark, node.end_mark
         stop = end.column + 1 if end.line == start.line else start.column + 2
-        return Span(self.file, start.line + 1, start.column + 1, max(stop, start.column + 2))
+        return Span(self.file, start.line + 1, start.column + 1, max(stop, start.column + 2), self.notes)
 
     def _convert(self, node: Any, loader: Any, key: Span | None, depth: int) -> Located:
         span = self._span(node)
@@ -151,50 +179,91 @@ class _Reader:
 
     def _mapping(self, node: Any, loader: Any, depth: int) -> dict[str, Located]:
         entries: dict[str, Located] = {}
+        merged: dict[str, Located] = {}
         for key_node, value_node in node.value:
             span = self._span(key_node)
             if not isinstance(key_node, yaml.ScalarNode):
                 self.problems.append(Diagnostic("AC007", "a key must be a plain word", span))
                 continue
             name = str(key_node.value)
+            if name == MERGE and not key_node.style:  # in quotes it is a name like any other
+                merged = self._merged(value_node, loader, span, depth) | merged
+                continue
             if name in entries:
                 note = (("first stands at", entries[name].place),)
                 self.problems.append(Diagnostic("AC003", f"the key `{name}` stands twice", span, notes=note))
                 continue
             entries[name] = self._convert(value_node, loader, span, depth + 1)
-        return entries
+        return {**merged, **entries}
+
+    def _merged(self, node: Any, loader: Any, at: Span, depth: int) -> dict[str, Located]:
+        """What a key `<<` brings in from a mapping, or from a list of them: the first to name a key wins."""
+        found: dict[str, Located] = {}
+        for part in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+            tree = self._convert(part, loader, None, depth + 1)
+            if not isinstance(tree.value, dict):
+                self.problems.append(
+                    Diagnostic("AC007", "`<<` takes a mapping (`*anchor`), or a list of them", at)
+                )
+            for name, value in tree.items.items():
+                found.setdefault(name, noted(value, "merged at", at))
+        return found
 
 
-def parse(text: str, file: str) -> tuple[Located | None, list[Diagnostic]]:
-    """One YAML text as a located tree, with every problem found in it."""
-    reader = _Reader(file, text)
+def _likely(words: str, line: str, column: int) -> str:
+    """What most likely is wrong with a line that is not YAML."""
+    if "\t" in line[: column + 1]:
+        return "indent with spaces; YAML takes no tabs there"
+    if "${" in line[: column + 1] and "flow" in words:
+        return 'inside `{...}` and `[...]` put it in quotes: `"${axis}"`'
+    if "mapping values" in words:
+        return "put a text that holds `: ` in quotes; or a key above lacks its `:`"
+    if "alias" in words or line[column : column + 1] in {"%", "@", "`"}:
+        return "put a text that begins with `*`, `&`, `%`, `@` or a backquote in quotes"
+    if "did not find expected key" in words:
+        return "indent the keys of one mapping alike, and close quotes and brackets"
+    return ""
+
+
+def parse(text: str, file: str, asked: Span | None = None) -> tuple[Located | None, list[Diagnostic]]:
+    """One YAML text as a located tree, with every problem found in it. `asked`: the `include` of it."""
+    reader = _Reader(file, text, ((INCLUDED, asked),) if asked else ())
     return reader.read(), reader.problems
 
 
-OVERRIDE = "--set "  # how the name of a place on the command line begins
-
-
-def merge(under: Located, over: Located, path: tuple[str, ...] = ()) -> Located:
+def merge(under: Located, over: Located, problems: list[Diagnostic], path: tuple[str, ...] = ()) -> Located:
     """`over` on top of `under`: mappings merge deeply, anything else is replaced.
 
-    A mapping of which an override changes a part stays where it is written. A list of names over an
-    axis of records chooses from the records, in the list's order.
+    A list of names over an axis of records chooses from the records, in the list's order.
     """
-    if (
-        len(path) == 2
-        and path[0] == "axes"
-        and isinstance(under.value, dict)
-        and isinstance(over.value, tuple)
-    ):
-        names = [str(element.value) for element in over.value]
-        empty = {name: made({}, element) for name, element in zip(names, over.value, strict=True)}
-        return replace(over, value={name: under.value.get(name, empty[name]) for name in names})
+    if len(path) == 2 and path[0] == "axes" and _names_only(over) and isinstance(under.value, dict):
+        return _chosen(under, over, problems, path[1])
     if not (isinstance(under.value, dict) and isinstance(over.value, dict)):
-        return over
+        return noted(over, "overrides", under.span)
     entries = dict(under.value)
     for name, value in over.value.items():
-        entries[name] = merge(entries[name], value, (*path, name)) if name in entries else value
-    return replace(under if over.span.file.startswith(OVERRIDE) else over, value=entries)
+        entries[name] = merge(entries[name], value, problems, (*path, name)) if name in entries else value
+    if over.span.on_command_line:  # it reaches through the mapping for one value in it
+        return replace(under, value=entries)
+    key = over.key.noted("extends", under.place) if over.key and len(path) > 1 else over.key
+    return replace(over, value=entries, key=key)
+
+
+def _names_only(tree: Located) -> bool:
+    return bool(tree.elements) and not any(isinstance(e.value, (dict, tuple)) for e in tree.elements)
+
+
+def _chosen(under: Located, over: Located, problems: list[Diagnostic], axis: str) -> Located:
+    """The records of an axis that a list names, in its order; all of them where it names none."""
+    entries: dict[str, Located] = {}
+    for element in over.elements:
+        name = str(element.value)
+        if name in under.items:
+            entries[name] = under.items[name]
+        else:
+            message, note = f"axis `{axis}` has no value `{name}`", ("its values are at", under.place)
+            problems.append(Diagnostic("AC210", message, element.span, near(name, under.items), (note,)))
+    return replace(over, value=entries or under.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +282,7 @@ class _Loader:
     read_text: Callable[[str], str]
     problems: list[Diagnostic] = field(default_factory=list)
     texts: dict[str, str] = field(default_factory=dict)
+    files: int = 0
 
     def load(self, path: str, chain: tuple[str, ...], asked: Span | None) -> Located | None:
         where = asked or Span(path, 1, 1, 2)
@@ -221,16 +291,23 @@ class _Loader:
                 Diagnostic("AC004", f"{path} includes itself: {' -> '.join((*chain, path))}", where)
             )
             return None
+        self.files += 1
+        if self.files > MAX_FILES:
+            if self.files == MAX_FILES + 1:
+                message = f"more than {MAX_FILES} files are included, counting repetitions"
+                self.problems.append(Diagnostic("AC004", message, where))
+            return None
         try:
             text = self.read_text(path)
         except UnicodeDecodeError:
             self.problems.append(Diagnostic("AC001", f"{path} is not UTF-8 text", where))
             return None
-        except OSError as error:
-            self.problems.append(Diagnostic("AC001", f"cannot read {path}: {error.strerror or error}", where))
+        except (OSError, ValueError) as error:  # ValueError: no path at all, such as one with a zero byte
+            words = getattr(error, "strerror", None) or error
+            self.problems.append(Diagnostic("AC001", f"cannot read {path}: {words}", where))
             return None
         self.texts[path] = text
-        tree, problems = parse(text, path)
+        tree, problems = parse(text, path, asked)
         self.problems += problems
         if tree is None:
             return None
@@ -254,19 +331,21 @@ class _Loader:
                 continue
             child = replace(child, value={k: v for k, v in child.items.items() if k != "experiment"})
             if base is not None:
-                self._refuse_conflicts(base, child)
-            base = child if base is None else merge(base, child)
-        return own if base is None else merge(base, own)
+                self._refuse_conflicts(base, child, own)
+            base = child if base is None else merge(base, child, self.problems)
+        return own if base is None else merge(base, own, self.problems)
 
-    def _refuse_conflicts(self, first: Located, second: Located) -> None:
-        """Two included files may both define a name only if they say the same of it."""
+    def _refuse_conflicts(self, first: Located, second: Located, own: Located) -> None:
+        """Two included files may define one name only alike, or where the including one settles it."""
         for section in SECTIONS:
             ours, theirs = first.items.get(section), second.items.get(section)
             if ours is None or theirs is None:
                 continue
             for name in ours.items.keys() & theirs.items.keys():
                 a, b = ours.items[name], theirs.items[name]
-                if a.plain() != b.plain():
+                over = own.find([section, name])
+                settled = [merge(x, over[0], [], (section, name)) if over[1] == 2 else x for x in (a, b)]
+                if settled[0].plain() != settled[1].plain():
                     self.problems.append(
                         Diagnostic(
                             "AC005",
@@ -278,24 +357,28 @@ class _Loader:
                     )
 
 
-def _override(tree: Located, text: str) -> Located | Diagnostic:
+def _override(tree: Located, text: str, problems: list[Diagnostic]) -> Located | Diagnostic:
     """One `a.b=c` applied; the value is read as YAML."""
     name, equals, value_text = text.partition("=")
-    file = f"{OVERRIDE}{name}"
-    span = Span(file, 1, 1, len(text) + 1)
+    file = COMMAND_LINE + name
+    span = Span(file, 1, 1, max(len(text), 1) + 1)
     if not equals or not all(name.split(".")):
         return Diagnostic("AC006", f"`{text}` is not of the form `a.b=value`", span)
-    value, problems = parse(value_text or "null", file)
-    if problems or value is None:
-        return Diagnostic("AC006", f"the value of `{text}` is not YAML", span)
+    value, wrong = parse(value_text or "null", file)
+    if wrong or value is None:
+        return Diagnostic("AC006", f"the value of `{text}` cannot be read: {wrong[0].message}", span)
     parts = name.split(".")
     here, depth = tree.find(parts[:-1])
-    if depth == len(parts) - 1 and isinstance(here.value, tuple):
-        return Diagnostic("AC006", f"`{name}` would reach into a list", span, "replace the whole list")
+    if here.value is not None and not isinstance(here.value, dict):
+        reached = ".".join(parts[:depth])
+        what = "a list" if isinstance(here.value, tuple) else f"`{here.value}`"
+        message = f"`{name}` would reach into {what}"
+        note = (("which stands at", here.span),)
+        return Diagnostic("AC006", message, span, f"replace it as a whole: `--set {reached}=...`", note)
     entry = _placed(value, span)
     for part in reversed(parts):
         entry = Located({part: entry}, span, span)
-    return merge(tree, replace(entry, key=None))
+    return merge(tree, replace(entry, key=None), problems)
 
 
 def _placed(tree: Located, span: Span) -> Located:
@@ -317,9 +400,9 @@ def load(
     """
     loader = _Loader(read_text)
     tree = loader.load(path, (), None)
-    texts = {**loader.texts, **{OVERRIDE + o.partition("=")[0]: o for o in overrides}}
+    texts = {**loader.texts, **{COMMAND_LINE + o.partition("=")[0]: o for o in overrides}}
     for override in overrides:
-        applied = _override(tree or Located({}, NOWHERE), override)
+        applied = _override(tree or Located({}, NOWHERE), override, loader.problems)
         if isinstance(applied, Diagnostic):
             loader.problems.append(applied)
         elif tree is not None:

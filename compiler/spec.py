@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -116,7 +117,8 @@ def read_spec(source: Source) -> tuple[Spec, list[Diagnostic]]:
         if found is None or found.value is None:
             return {}
         if not isinstance(found.value, dict):
-            problems.append(Diagnostic("AC104", f"`{name}` is a mapping of names", found.span))
+            hint = "write `name: ...` without the `-`" if found.elements else ""
+            problems.append(Diagnostic("AC104", f"`{name}` is a mapping of names", found.span, hint))
         for key, entry in found.items.items():
             if not _NAME.match(key):
                 hint = "use letters, digits, `_` and `-`, beginning with a letter"
@@ -171,13 +173,7 @@ def _axis(name: str, body: Located, problems: list[Diagnostic]) -> tuple[AxisVal
         return ()
     if not values:
         problems.append(Diagnostic("AC104", f"axis `{name}` has no values", body.place))
-    seen: set[Any] = set()
-    for value in values:
-        if value.label in seen:
-            problems.append(
-                Diagnostic("AC003", f"axis `{name}` has the value `{value.label}` twice", value.place)
-            )
-        seen.add(value.label)
+    problems += _repeated(f"axis `{name}`", ((value.label, value.place) for value in values))
     return tuple(values)
 
 
@@ -194,7 +190,7 @@ def _listed(element: Located, problems: list[Diagnostic]) -> AxisValue | None:
 def _axis_value(label: str, record: Located, problems: list[Diagnostic]) -> AxisValue:
     if record.value is not None and not isinstance(record.value, dict):
         problems.append(Diagnostic("AC104", f"the fields of axis value `{label}` are a mapping", record.span))
-    return AxisValue(label, record.place, {k: v.plain() for k, v in record.items.items()}, True)
+    return AxisValue(label, record.place, record)
 
 
 def _declarations(
@@ -223,18 +219,20 @@ def _stages(
             note = (("the declaration is at", declarations[name].body.place),)
             message = f"`{name}` is a stage and a declaration"
             problems.append(Diagnostic("AC107", message, body.place, "rename one", note))
-        for stage in _stage(name, body, problems):
+        for stage in _stage(name, body, entries, problems):
             stages[stage.name] = stage
     return stages
 
 
-def _kind(name: str, body: Located, problems: list[Diagnostic]) -> StageKind | None:
+def _kind(name: str, body: Located, names: Iterable[str], problems: list[Diagnostic]) -> StageKind | None:
     if not isinstance(body.value, dict):
         problems.append(Diagnostic("AC104", f"stage `{name}` is a mapping", body.span))
         return None
     written = body.items.get("kind")
     if written is None:
-        hint = f"one of {', '.join(kind_names())}"
+        others = [n for n in names if n != name] if body.place.on_command_line else []
+        meant = difflib.get_close_matches(name, others, n=1)
+        hint = f"did you mean `{meant[0]}`?" if meant else f"one of {', '.join(kind_names())}"
         problems.append(Diagnostic("AC102", f"stage `{name}` needs `kind`", body.place, hint))
         return None
     kind = stage_kind(str(written.value))
@@ -246,14 +244,22 @@ def _kind(name: str, body: Located, problems: list[Diagnostic]) -> StageKind | N
     return kind
 
 
-def _stage(name: str, body: Located, problems: list[Diagnostic]) -> Iterable[Stage]:
+def _stage(name: str, body: Located, names: Iterable[str], problems: list[Diagnostic]) -> Iterable[Stage]:
     """A stage with its shorthand spelled out: usually itself."""
-    kind = _kind(name, body, problems)
+    kind = _kind(name, body, names, problems)
     if kind is None:
         return
     sweep = _sweep(name, body, problems)
     entries = {key: value for key, value in body.items.items() if key != "sweep"}
     spelled = kind.expand(name, entries)
+    if sweep:
+        shared = kind.share(name, spelled[name], frozenset(sweep))
+        for extra in shared.keys() - spelled.keys():
+            located = made(shared[extra], body)
+            extra_kind = stage_kind(str(located.items["kind"].value))
+            assert extra_kind is not None
+            yield Stage(extra, extra_kind, replace(located, key=body.key), {})
+        spelled = {**spelled, name: shared[name]}
     for made_name, made_entries in spelled.items():
         located = made(made_entries, body)
         made_kind = kind if made_name == name else stage_kind(str(located.items["kind"].value))
@@ -290,7 +296,20 @@ def _sweep(name: str, body: Located, problems: list[Diagnostic]) -> dict[str, Lo
             found[key] = values  # what reads the stage is not to blame
         else:
             found[key] = values
+            problems += _repeated(f"the sweep of `{key}`", ((v.value, v.span) for v in values.elements))
     return found
+
+
+def _repeated(what: str, values: Iterable[tuple[Any, Span]]) -> list[Diagnostic]:
+    """Values that stand twice among those of an axis or a sweep."""
+    problems: list[Diagnostic] = []
+    first: dict[Any, Span] = {}
+    for value, place in values:
+        if value in first:
+            note = (("first stands at", first[value]),) if first[value] != place else ()
+            problems.append(Diagnostic("AC003", f"{what} has the value `{value}` twice", place, notes=note))
+        first.setdefault(value, place)
+    return problems
 
 
 def _tables(

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from compiler.errors import Diagnostic, Span, near
-from compiler.graph import Binding, Graph, axis_name, find_output
+from compiler.errors import Diagnostic, Note, Span, near
+from compiler.graph import Binding, Graph, axis_name, distinct_outputs, find_output
 from compiler.interpolate import Label
 from compiler.source import Located
 from compiler.spec import Published, Spec, TableSpec
@@ -75,11 +75,15 @@ class _Resolver:
     body: Located
     problems: list[Diagnostic]
 
-    def problem(self, code: str, message: str, place: Span, hint: str = "") -> None:
-        self.problems.append(Diagnostic(code, message, place, hint))
+    def problem(self, code: str, message: str, place: Span, hint: str = "", *notes: Note) -> None:
+        self.problems.append(Diagnostic(code, message, place, hint, notes))
 
     def place(self, *path: str | int) -> Span:
         return self.body.find(path)[0].span
+
+    def column_place(self, label: str) -> Span:
+        columns = self.table.columns
+        return self.place("columns", columns.index(label) if isinstance(columns, list) else label)
 
     def resolve(self) -> Table | None:
         before = len(self.problems)
@@ -88,6 +92,7 @@ class _Resolver:
         rows = self._stage_rows(columns) if stages_as_rows else self._axis_rows(columns)
         if len(self.problems) > before:
             return None
+        self._check_over(rows)
         header = "" if stages_as_rows else ", ".join(self._row_axes())
         comparisons = (
             self._row_comparisons(columns, rows) if stages_as_rows else self._comparisons(columns, rows)
@@ -115,8 +120,8 @@ class _Resolver:
 
     # ------------------------------------------------------------ cells
 
-    def _bindings(self, reference: str, place: Span) -> list[Binding] | None:
-        """All that `stage.metric` stands for, or None and a problem."""
+    def _bindings(self, reference: str, place: Span, column: Span | None = None) -> list[Binding] | None:
+        """All that `stage.metric` stands for, or None and a problem. `column`: where the metric stands."""
         stage, _, metric = reference.partition(".")
         if stage not in self.spec.stages:
             known = [s for s in self.spec.stages if "~" not in s]
@@ -124,14 +129,28 @@ class _Resolver:
             return None
         if stage not in self.graph.by_stage:
             return []  # broken; told elsewhere
-        ports = self.graph.nodes[self.graph.by_stage[stage][0]].outputs
-        metrics = [m for p in ports.values() for m in p.metrics]
-        found = find_output(ports, metric)
-        if found is None or not found[1]:
-            hint = near(metric, metrics) if metrics else "only `evaluate` stages have scores"
-            self.problem("AC402", f"`{stage}` has no score `{metric}`", place, hint)
-            return None
+        for ports in distinct_outputs(self.graph.nodes, self.graph.by_stage[stage]):
+            metrics = [m for p in ports.values() for m in p.metrics]
+            found = find_output(ports, metric)
+            if found is None or not found[1]:
+                self._no_score(stage, metric, metrics, place, column)
+                return None
         return self.graph.readings(stage, metric)
+
+    def _no_score(
+        self, stage: str, metric: str, metrics: Sequence[str], place: Span, column: Span | None
+    ) -> None:
+        if not metrics:
+            hint = "only `evaluate` stages have scores"
+            self.problem("AC402", f"`{stage}` has no scores", place, hint)
+        elif not metric:
+            hint = f"as `{stage}.{metrics[0]}`; there are {', '.join(metrics)}"
+            self.problem("AC402", f"name the score of `{stage}` to show", place, hint)
+        else:
+            last = metric.rpartition(".")[2]
+            hint = f"the rows name the stages: write `{last}`" if last in metrics else near(metric, metrics)
+            note = (("for the row at", place),) if column else ()
+            self.problem("AC402", f"`{stage}` has no score `{metric}`", column or place, hint, *note)
 
     def _cell(self, bindings: Sequence[Binding], place: Span, what: str) -> Cell:
         """A cell of these bindings, which may differ only along the axes averaged over."""
@@ -154,8 +173,8 @@ class _Resolver:
         for label, stage in self.table.rows.items():
             place = self.place("rows", label)
             cells: list[Cell] = []
-            for _, metric in columns:
-                bindings = self._bindings(f"{stage}.{metric}", place)
+            for label_, metric in columns:
+                bindings = self._bindings(f"{stage}.{metric}", place, self.column_place(label_))
                 if bindings is None:
                     break
                 cells.append(self._cell(bindings, place, f"row `{label}`"))
@@ -166,10 +185,10 @@ class _Resolver:
         wanted = self._row_axes()
         found: list[tuple[list[Binding], Span]] = []
         for label, reference in columns:
-            place = self.place("columns", label)
+            place = self.column_place(label)
             bindings = self._bindings(reference, place)
             found.append((bindings or [], place))
-        self._check_axes(wanted, (b for bindings, _ in found for b in bindings))
+        self._check_axes(wanted, [b for bindings, _ in found for b in bindings])
         if any(p.code == "AC402" for p in self.problems):
             return []
         by_point = [_by_point(bindings, wanted) for bindings, _ in found]
@@ -182,10 +201,18 @@ class _Resolver:
             rows.append(Row(", ".join(map(str, point)), tuple(cells)))
         return rows
 
-    def _check_axes(self, wanted: Iterable[str], bindings: Iterable[Binding]) -> None:
+    def _check_over(self, rows: Sequence[Row]) -> None:
+        members = (b for row in rows for cell in row.cells for b in cell.members)
+        known = dict.fromkeys([*self.spec.axes, *(axis_name(a) for b in members for a in b.axes)])
+        for index, name in enumerate(self.table.over):
+            if name not in known:
+                place = self.place("over", index)
+                self.problem("AC402", f"no cell varies over `{name}`", place, near(name, known))
+
+    def _check_axes(self, wanted: Iterable[str], bindings: Sequence[Binding]) -> None:
         known = dict.fromkeys(axis_name(a) for b in bindings for a in b.axes)
         for name in wanted:
-            if known and name not in known:
+            if bindings and name not in known:
                 message = f"no column varies over `{name}`"
                 self.problem("AC402", message, self.place("rows"), near(name, known))
 
@@ -246,13 +273,18 @@ class _Resolver:
         wanted = self.table.published
         if wanted is None:
             return []
+        labels = [label for label, _ in self._columns()]
+        for column in wanted.columns:
+            if column not in labels:
+                there = self.place("published", "columns", column)
+                self.problem("AC402", f"the table has no column `{column}`", there, near(column, labels))
         place = self.place("published", "file")
         path = Path(place.file).parent / wanted.file
         try:
             with path.open(newline="", encoding="utf-8") as file:
                 lines = list(csv.DictReader(file))
-        except OSError as error:
-            self.problem("AC403", f"cannot read {path}: {error.strerror}", place)
+        except (OSError, ValueError, csv.Error) as error:
+            self.problem("AC403", f"cannot read {path}: {getattr(error, 'strerror', None) or error}", place)
             return []
         asked = {
             wanted.row,
@@ -269,12 +301,16 @@ class _Resolver:
                 near(missing[0], lines[0] if lines else ()),
             )
             return []
-        return [
-            v
-            for row in rows
-            for column in wanted.columns
-            if (v := _look_up(wanted, lines, row.label, column))
-        ]
+        try:
+            return [
+                v
+                for row in rows
+                for column in wanted.columns
+                if (v := _look_up(wanted, lines, row.label, column))
+            ]
+        except ValueError as error:
+            self.problem("AC403", f"{path} holds what is no number: {error}", place)
+            return []
 
 
 PAIRED = ("win_rate", "accuracy")  # scores that have one value for each prompt

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, get_args
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from compiler.errors import Diagnostic, Span, near
+from compiler.errors import Diagnostic, near
 from compiler.source import Located
+from runtime.known import UNKNOWN_NAME
+
+_QUOTED = re.compile("`([^`]+)`")
 
 
 @cache
@@ -31,8 +35,15 @@ def _in_spec(loc: Sequence[str | int], tree: Located) -> tuple[str | int, ...]:
     return tuple(path)
 
 
-def _notes(place: Located) -> tuple[tuple[str, Span], ...]:
-    return (("expanded from", place.origin),) if place.origin else ()
+def _shown(tree: Located) -> str:
+    """A value in a message, cut where it is long."""
+    text = repr(tree.plain())
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _named(message: str, here: Located) -> list[Located]:
+    """The written values of a mapping whose keys a message names in backquotes."""
+    return [here.items[name] for name in _QUOTED.findall(message) if name in here.items]
 
 
 def _models(type_: Any) -> list[type[BaseModel]]:
@@ -69,7 +80,7 @@ def _finding(error: Any, tree: Located, what: str, type_: Any) -> Diagnostic:
     if kind in ("missing", "union_tag_not_found"):
         wanted = str(error.get("ctx", {}).get("discriminator", last)).strip("'")
         parent, _ = tree.find(path[:-1] if depth < len(path) else path)
-        return Diagnostic("AC102", f"{what} needs `{wanted}`", parent.place, notes=_notes(parent))
+        return Diagnostic("AC102", f"{what} needs `{wanted}`", parent.place)
     if kind == "union_tag_invalid":
         context = error["ctx"]
         tag = str(context["discriminator"]).strip("'")
@@ -78,24 +89,29 @@ def _finding(error: Any, tree: Located, what: str, type_: Any) -> Diagnostic:
         return Diagnostic(
             "AC103", f"unknown {tag} `{context['tag']}`", here.span, near(str(context["tag"]), known)
         )
-    message = error["msg"].removeprefix("Value error, ")
-    subject = f"`{name}` of {what}: " if name else f"{what}: "
     hint = ""
+    message = error["msg"].removeprefix("Value error, ")
     if kind == "literal_error" and isinstance(here.value, str):
         known = [w.strip("'\" ") for w in error["ctx"]["expected"].replace(" or ", ",").split(",")]
         hint = near(here.value, known)
-    shown = f", not {here.plain()!r}" if depth == len(path) and path and not here.items else ""
-    return Diagnostic(
-        "AC103", f"{subject}{message[0].lower()}{message[1:]}{shown}", here.span, hint, _notes(here)
-    )
+    elif kind == UNKNOWN_NAME:
+        hint = near(error["ctx"]["name"], error["ctx"]["known"])
+    elif kind == "model_type":
+        is_reference = error["ctx"]["class_name"] == "Reference"
+        message = "name a stage or a declaration" if is_reference else "a mapping is needed"
+    subject = f"`{name}` of {what}: " if name else f"{what}: "
+    message = f"{subject}{message[0].lower()}{message[1:]}"
+    if here.items:  # the whole mapping is wrong: point at the entries that the message names
+        places = [named.span for named in _named(message, here)] or [here.place]
+        return Diagnostic("AC103", message, places[0], hint, tuple(("see also", p) for p in places[1:]))
+    shown = f", not {_shown(here)}" if depth == len(path) and path and kind != UNKNOWN_NAME else ""
+    return Diagnostic("AC103", message + shown, here.span, hint)
 
 
 def validate(type_: Any, tree: Located, what: str) -> tuple[Any, list[Diagnostic]]:
     """`tree` as a value of `type_`, or None with every finding."""
     if isinstance(type_, type) and issubclass(type_, BaseModel) and not isinstance(tree.value, dict):
-        return None, [
-            Diagnostic("AC104", f"{what} is a mapping, not {tree.plain()!r}", tree.span, notes=_notes(tree))
-        ]
+        return None, [Diagnostic("AC104", f"{what} is a mapping, not {_shown(tree)}", tree.span)]
     try:
         return _adapter(type_).validate_python(tree.plain()), []
     except ValidationError as error:

@@ -15,6 +15,7 @@ from runtime.fields import Frozen
 # Preferences     rows {id, prompt, chosen, rejected}
 # Verdicts        one row for each judged pair, informative or not
 # Model           a Hugging Face directory with an `alignc.json` that names its chat format
+# ReferenceLogps  rows {id, chosen, rejected} behind a header: log-probabilities of a frozen model
 # Scores          metrics.json and per-prompt items.jsonl
 PARENTS: dict[str, str | None] = {
     "Prompts": None,
@@ -24,6 +25,7 @@ PARENTS: dict[str, str | None] = {
     "Verdicts": None,
     "Model": None,
     "RewardModel": None,
+    "ReferenceLogps": None,
     "Scores": None,
     # Declared in a spec, not made by a stage:
     "Source": None,
@@ -78,6 +80,7 @@ class Port:
     path: str = ""
     pools: frozenset[Pool] = frozenset()  # data: which prompts these are
     seen: frozenset[Pool] = frozenset()  # models and their completions: prompts trained on
+    chosen: frozenset[Pool] = frozenset()  # the same: prompts whose scores chose the model
     metrics: tuple[str, ...] = ()  # Scores: the fields a table or a choice may read
     answers: bool = False  # Prompts: rows carry the true answer
     chat: str | None = None  # Model: its chat format, where known

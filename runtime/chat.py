@@ -9,18 +9,12 @@ from typing import Any
 
 from runtime.files import canonical, digest_text
 from runtime.job import JobError
-from runtime.templates import fill, names
-
-TOKENIZER = "tokenizer"  # the format that the model's own tokenizer brings along
+from runtime.known import TOKENIZER, format_names
+from runtime.templates import fill
 
 # What `golden` renders: letter case, digits, punctuation, line breaks and repeated spaces.
 _PROBE = ("What is 12 + 34?\n\nSay it  in words, please.", "Forty-six (46).\n")
 _MARK = "\ue000"  # stands for the prompt where it must be cut out of its frame; a private-use character
-
-
-def format_names() -> list[str]:
-    """Names of all chat formats."""
-    return sorted([*names("chat"), TOKENIZER])
 
 
 @dataclass(frozen=True)

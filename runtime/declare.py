@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from runtime.fields import Frozen, nothing, result, speed
+from runtime.known import TOKENIZER, ChatFormat
 from runtime.world import FAMILIES, chosen
 
 # ---------------------------------------------------------------- models
@@ -43,7 +44,7 @@ class ModelDecl(Frozen):
     hub: str | None = result(None, doc="a model id on the Hugging Face hub")
     revision: str | None = result(None, doc="commit of the hub model; pin it for a reproducible study")
     init: Architecture | None = result(None, doc="random weights of this shape")
-    chat: str | None = result(None, doc="chat format of this model; a stage that trains it may set another")
+    chat: ChatFormat = result(None, doc="chat format of this model; a stage that trains it may set another")
     parameters: float | None = nothing(
         None, doc="number of parameters, for estimates of cost where no file at hand tells", gt=0
     )
@@ -52,6 +53,10 @@ class ModelDecl(Frozen):
     def _one_origin(self) -> ModelDecl:
         if sum(x is not None for x in (self.path, self.hub, self.init)) != 1:
             raise ValueError("give exactly one of `path`, `hub` and `init`")
+        if self.init is not None and self.chat == TOKENIZER:
+            raise ValueError(
+                "the `chat` format `tokenizer` needs a tokenizer with one, and `init` makes a new one"
+            )
         return self
 
 

@@ -70,15 +70,20 @@ def nothing(default: Any = _REQUIRED, *, doc: str, **limits: Any) -> Any:
 
 
 def takes(
-    *types: str, doc: str, default: Any = _REQUIRED, many: bool = False, alias: str | None = None
+    *types: str,
+    doc: str,
+    default: Any = _REQUIRED,
+    many: bool = False,
+    alias: str | None = None,
+    affects: Affects = "result",
 ) -> Any:
     """An input of type `Reference`: its artifact's key, not its name, enters the recipe key.
 
-    `many`: the stage reduces, so the field receives every candidate along the reduced axes.
+    `many`: the stage reduces, so the field receives every candidate along the reduced axes. `affects`:
+    an input that only saves work, since it follows from the others, is no part of the key.
     """
-    return _field(
-        "result", default, doc, {"takes": list(types), "many": many}, {"alias": alias} if alias else {}
-    )
+    extra = {"takes": list(types), "many": many}
+    return _field(affects, default, doc, extra, {"alias": alias} if alias else {})
 
 
 def _extra(info: FieldInfo) -> dict[str, Any]:
@@ -98,6 +103,13 @@ def taken(info: FieldInfo) -> tuple[str, ...]:
 
 def takes_many(info: FieldInfo) -> bool:
     return bool(_extra(info).get("many", False))
+
+
+@cache
+def identifying(model: type[BaseModel]) -> tuple[str, ...]:
+    """The input fields whose artifacts are part of a recipe."""
+    fields = model.model_fields.items()
+    return tuple(name for name, info in fields if taken(info) and affects(info) == "result")
 
 
 @cache

@@ -38,10 +38,8 @@ def realise(store: Store, description: Mapping[str, Any]) -> dict[str, Any]:
     recipe = {
         **description["recipe"],
         "inputs": {
-            name: [
-                _source(*pair) for pair in zip(description["recipe"]["inputs"][name], records, strict=True)
-            ]
-            for name, records in inputs.items()
+            name: [_source(*pair) for pair in zip(known, inputs[name], strict=True)]
+            for name, known in description["recipe"]["inputs"].items()
         },
     }
     return {**told, "recipe": recipe, "key": recipe_key(recipe)}

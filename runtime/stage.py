@@ -66,6 +66,11 @@ def whole(config: StageConfig) -> Sequence[Leg]:
     return (Leg({}, config),)
 
 
+def alone(name: str, body: dict[str, Any], swept: frozenset[str]) -> dict[str, dict[str, Any]]:
+    """A sweep whose points have no work in common."""
+    return {name: body}
+
+
 def keep(name: str, body: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """No shorthand: the stage stays as written."""
     return {name: body}
@@ -80,6 +85,8 @@ class StageKind:
     check: problems that need the inputs' types (same arguments as `outputs`).
     templates: templates that shape the result, as paths below templates/ (same arguments); their
         text is part of the recipe.
+    share: takes work that all points of a sweep share out into stages of its own: (name, body, swept keys)
+        -> bodies by name, as `expand` gives them.
     prefix: a config field that says how far a run goes (`epochs`): runs that differ in it alone take the
         same steps, so that a longer one goes on from where a shorter one ended.
     legs: the legs of a run, one for each checkpoint that is kept, each with the axes that it adds and its
@@ -99,6 +106,7 @@ class StageKind:
     shorthand: type[Frozen] | None = None
     templates: Callable[[Any, Mapping[str, Port]], Iterable[str]] = no_templates
     resources: Resources = Resources()
+    share: Callable[[str, dict[str, Any], frozenset[str]], dict[str, dict[str, Any]]] = alone
     prefix: str = ""
     legs: Callable[[Any], Sequence[Leg]] = whole
     preload: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from runtime.stage import Leg, StageConfig
 
 Reduction = Literal["example_sum", "token_mean", "example_mean"]
 Truncation = Literal["drop", "keep_start", "keep_end"]
+Precision = Literal["fp32", "bf16"]
 
 
 MOST_CHECKPOINTS = 1000  # of one run; each is a node of the graph
@@ -62,7 +63,7 @@ class TrainingConfig(StageConfig):
         doc="rows that are too long: `drop` them, or cut the prompt to `max_prompt_length` keeping its start "
         "or end, then the completion (which then has no end-of-sequence token); always counted",
     )
-    precision: Literal["fp32", "bf16"] = result("fp32", doc="compute precision; master weights stay fp32")
+    precision: Precision = result("fp32", doc="compute precision; master weights stay fp32")
     seed: int = result(0, doc="seed of data order and dropout")
     micro_batch: int | None = speed(
         None, doc="examples in one forward pass; none: as many as the batch has", ge=1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,9 @@ def run(folder: Path, *words: str) -> str:
 
 def plan(folder: Path, *words: str) -> dict[str, Any]:
     """Each node's action and reason."""
-    told = json.loads(alignc("plan", "pick.yaml", "--store", "s", "--format", "json", *words, cwd=folder))
+    told = json.loads(
+        alignc("plan", "pick.yaml", "--store", "s", "--format", "json", *words, cwd=folder, errors=False)
+    )
     return {node["id"]: (node["action"], node["why"]) for node in told["nodes"]}
 
 
@@ -64,8 +67,8 @@ def test_an_arm_that_does_not_win_re_runs_nothing_after_the_choice(pick: Path) -
     for stage in AFTER:
         assert actions[f"{stage}[seed=1]"] == ("rerun", f"unless best falls as before: {cause}")
     text = run(pick)
-    assert "pick: 14 nodes to run, 10 reused" in text and "8 of them made before" in text
-    assert "reused more[seed=0]: the same was made before" in text
+    assert "pick: 14 nodes to run, 10 reused" in text
+    assert len(re.findall(r"reused (\S+):", text)) == 8 and "reused more[seed=0]:" in text
     assert "made more" not in text and "made best[seed=0]" in text
     assert after(pick) == before
     assert {action for action, _ in plan(pick).values()} == {"reuse"}
@@ -75,7 +78,7 @@ def test_an_arm_that_wins_re_runs_what_comes_after(pick: Path) -> None:
     arms(pick, "poor", "fair", "good")
     assert plan(pick)["more[seed=0]"][1].startswith("unless best falls as before: ")
     text = run(pick)
-    assert "made before" not in text and "made more[seed=0]" in text
+    assert "] reused" not in text and "made more[seed=0]" in text
     assert len(after(pick)) == 16, "the eight of before stay, for whoever goes back"
     chosen = json.loads(
         next((pick / "s").glob(f"label/{_key(pick, 'labels[seed=0]')}/manifest.json")).read_text()
@@ -87,7 +90,9 @@ def test_an_arm_that_wins_re_runs_what_comes_after(pick: Path) -> None:
 
 
 def _key(folder: Path, id_: str) -> str:
-    told = json.loads(alignc("plan", "pick.yaml", "--store", "s", "--format", "json", cwd=folder))
+    told = json.loads(
+        alignc("plan", "pick.yaml", "--store", "s", "--format", "json", cwd=folder, errors=False)
+    )
     key: str = next(node["key"] for node in told["nodes"] if node["id"] == id_)
     return key
 
@@ -117,7 +122,7 @@ def test_a_choice_among_candidates_that_are_all_new_spares_nothing(pick: Path) -
     actions = plan(pick, *words)
     change = "temperature 1.0 -> 0.5, --set stages.guess.temperature:1"
     assert {actions[f"{stage}[seed=0]"] for stage in ("best", *AFTER)} == {("rerun", change)}
-    assert "made before" not in run(pick, *words)
+    assert "] reused" not in run(pick, *words)
 
 
 def test_a_change_after_the_choice_is_not_spared_by_it(pick: Path) -> None:
@@ -152,7 +157,7 @@ def test_a_choice_that_is_lost_is_made_again_and_nothing_else(pick: Path) -> Non
     before = artifacts(pick / "s")
     shutil.rmtree(pick / "s" / "select")
     text = run(pick)
-    assert "10 nodes to run, 10 reused" in text and "8 of them made before" in text
+    assert "10 nodes to run, 10 reused" in text
     assert artifacts(pick / "s") == before
 
 

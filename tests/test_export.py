@@ -132,3 +132,11 @@ def test_submit_stops_at_the_first_refusal(light: Path) -> None:
         [*option, "--dependency=afterany:1", "jobs/light.wrong.sh"],
         [*option, "--dependency=afterany:3:2", "jobs/light.score.sh"],
     ]
+
+
+def test_a_selection_is_exported_with_what_the_store_has(light: Path) -> None:
+    text = alignc("export", "light.yaml", "out", "--select", "score", cwd=light, code=2)
+    assert "needs wrong[seed=0], which is not selected" in text and not (light / "out").exists()
+    alignc("run", "light.yaml", "--store", "s", cwd=light)
+    alignc("export", "light.yaml", "out", "--store", "s", "--select", "score", cwd=light)
+    assert [p.name for p in (light / "out" / "jobs").glob("*.sh")] == ["light.score.sh"]

@@ -12,8 +12,8 @@ from runtime.run_job import Outcome, run_job
 from runtime.store import Store
 from runtime.training import dpo as dpo_module
 from runtime.training import loop
-from tests.support import made, run, scratch
-from tests.tiny import curve, dpo, failure, preferences, sft, summary
+from tests.support import describe, made, run, scratch
+from tests.tiny import curve, digest, dpo, failure, preferences, sft, summary
 
 
 @pytest.fixture
@@ -88,3 +88,29 @@ def test_repeated_ids_are_refused(store: Store, start: dict[str, Any]) -> None:
     job = dpo(store, start, [*preferences(3), *preferences(1)])
     assert run_job(store, job) is Outcome.REFUSED
     assert "ids repeat" in failure(store, job)["message"]
+
+
+def test_a_reference_made_once_gives_the_same_bits(store: Store, start: dict[str, Any]) -> None:
+    """Whether a run computes its reference itself or reads it is not seen in what comes out."""
+    rows = preferences()
+    alone = run(store, dpo(store, start, rows))
+    told = dpo(store, start, rows)
+    lengths = {name: told["config"][name] for name in ("max_length", "max_prompt_length", "batch_size")}
+    inputs = {name: told["inputs"][name][0] for name in ("model", "data")}
+    reference = describe("reference", lengths, inputs)
+    run(store, reference)
+    assert summary(store, reference) == {"pairs": 40}
+    reading = {**inputs, "reference": made(reference, "ReferenceLogps", "reference.jsonl")}
+    config = {k: v for k, v in told["config"].items() if k not in (*inputs, "kind")}
+    assert digest(run(store, describe("dpo", config, reading))) == digest(alone)
+
+
+def test_a_reference_of_other_pairs_is_refused(store: Store, start: dict[str, Any]) -> None:
+    other = dpo(store, start, preferences(20))
+    inputs = {name: other["inputs"][name][0] for name in ("model", "data")}
+    reference = describe("reference", {"max_length": 96, "max_prompt_length": 64}, inputs)
+    run(store, reference)
+    told = dpo(store, start)
+    told["inputs"]["reference"] = [made(reference, "ReferenceLogps", "reference.jsonl")]
+    assert run_job(store, told) is Outcome.REFUSED
+    assert "computed for other pairs" in failure(store, told)["message"]

@@ -6,22 +6,39 @@ from pathlib import Path
 
 import click
 
-from compiler.commands.common import compile_, on_spec, open_store, profile_of
+from compiler.commands.common import (
+    Selectors,
+    compile_,
+    on_spec,
+    open_store,
+    profile_of,
+    select_nodes,
+    select_options,
+    tell_blocked,
+)
 
 
-@click.command("export")
+@click.command("export", short_help="Write plain sbatch scripts that work without the compiler.")
 @click.option("--cluster", metavar="PROFILE", help="Cluster profile: a name in specs/clusters, or a file.")
 @click.option("--missing", is_flag=True, help="Only what is not in the store yet.")
 @on_spec
+@select_options
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False))
 def command(
-    spec: str, store_path: str, overrides: tuple[str, ...], cluster: str | None, missing: bool, folder: str
+    spec: str,
+    store_path: str,
+    overrides: tuple[str, ...],
+    selectors: Selectors,
+    cluster: str | None,
+    missing: bool,
+    folder: str,
 ) -> None:
     """Write plain sbatch scripts that work without the compiler, with a submit.sh and a run.sh.
 
     \b
     alignc export specs/quickstart.yaml scripts --cluster mysite
     scripts/submit.sh --account=mine        on Slurm
+    alignc export specs/quickstart.yaml scripts --select '+weak_test[seed=0]'
     scripts/run.sh && scripts/results.sh    on this machine
     """
     from compiler.errors import UsageError
@@ -32,10 +49,15 @@ def command(
     program = compile_(spec, overrides, store)
     profile = profile_of(program, cluster)
     # The scripts may be run at any later time, so what is queued or failed today does not count.
-    state = State(sealed=store.sealed()) if missing else State()
-    made = make_plan(program, state, max_array=profile.max_array_size)
-    if not program.graph.nodes:
-        raise UsageError(f"{spec} has no stages: there is nothing to export")
+    selected = select_nodes(program, store, selectors)
+    keys = program.keys
+    asked = set(keys) if selected is None else {keys[i] for i in selected}
+    state = State(sealed=store.sealed() if missing else store.sealed() - asked)
+    made = make_plan(program, state, max_array=profile.max_array_size, selected=selected)
+    if tell_blocked(made, "exported"):
+        raise UsageError("nothing was exported")
+    if not made.shown():
+        raise UsageError("there is nothing to export: no stages, or none selected")
     if not made.jobs:
         raise UsageError(
             f"nothing is missing in {store.root}: export all with the same words, `--missing` left out"

@@ -126,6 +126,7 @@ class _Pass:
             "sample": self._sample,
             "sft": self._sft,
             "dpo": self._dpo,
+            "reference": self._reference,
         }
         return kinds.get(node.kind.name, self._other)(node, machine)
 
@@ -135,9 +136,16 @@ class _Pass:
         return self._trained(node, machine, texts=1, reference=False)
 
     def _dpo(self, node: Node, machine: Machine) -> Cost:
-        return self._trained(node, machine, texts=2, reference=True)
+        own = node.follows is None and "reference" not in node.inputs
+        return self._trained(node, machine, texts=2, reference=own)
 
-    def _trained(self, node: Node, machine: Machine, *, texts: int, reference: bool) -> Cost:
+    def _reference(self, node: Node, machine: Machine) -> Cost:
+        return self._trained(node, machine, texts=2, reference=True, train=False)
+
+    def _trained(
+        self, node: Node, machine: Machine, *, texts: int, reference: bool, train: bool = True
+    ) -> Cost:
+        """`reference`: with the log-probabilities of the frozen model, once; `train`: and its epochs."""
         model, data = self.flows.model(node), self.flows.rows(node, "data")
         if model is None or data is None:
             return _unknown(node, model, data)
@@ -146,17 +154,17 @@ class _Pass:
         each = characters / model.ratio + exactly(1)  # the end-of-sequence token
         once = data.count * each.at_most(config.max_length) * texts
         epochs = self.flows.own_epochs(node)
-        tokens = once * epochs
-        flops = tokens * (TRAIN * model.size.active)
-        if reference and node.follows is None:  # log-probabilities of the frozen model, once
-            flops = flops + once * (FORWARD * model.size.active)
-        speed = speed_of(node.kind.name, model.size, machine, config.precision, self.facts.history)
+        tokens = once * (epochs if train else 1)
+        flops = once * ((TRAIN * epochs * train + FORWARD * reference) * model.size.active)
+        kind = node.kind.name if train else "dpo"
+        speed = speed_of(kind, model.size, machine, config.precision, self.facts.history)
         seconds = flops / (speed.rate * machine.units)
-        if not speed.observed:
+        if train and not speed.observed:
             steps = data.count * (epochs / config.batch_size)
             seconds = seconds.at_least(exchange_seconds(model.size, machine, steps, config.precision))
         seconds = seconds + speed.overhead_s
-        words = f"{'6 FLOPs (and 2 of the reference)' if reference else '6 FLOPs'} a token and parameter"
+        parts = ["6 FLOPs"] * train + ["2 FLOPs of the reference"] * reference
+        words = f"{' and '.join(parts)} a token and parameter"
         basis = (data.basis, *_told(model), f"{words}, {speed.basis}")
         return _timed(machine, seconds, rows=data.count, tokens_read=tokens, flops=flops, basis=basis)
 

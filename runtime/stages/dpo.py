@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from runtime.artifacts import Port
 from runtime.fields import Reference, result, takes
@@ -19,6 +19,12 @@ class Dpo(TrainingConfig):
 
     model: Reference = takes("Model", doc="where the policy starts, and its reference")
     data: Reference = takes("Preferences", doc="preference pairs")
+    reference: Reference | None = takes(
+        "ReferenceLogps",
+        default=None,
+        affects="speed",
+        doc="log-probabilities of the reference, from a `reference` stage; none: computed in this job",
+    )
     beta: float = result(0.1, doc="strength of the pull towards the reference", gt=0)
     loss: Literal["sigmoid", "ipo"] = result(
         "sigmoid", doc="`sigmoid` is DPO; `ipo` is the summed form of IPO"
@@ -41,6 +47,20 @@ def check(config: Dpo, inputs: Mapping[str, Port]) -> Iterable[Problem]:
         )
 
 
+# What the reference's log-probabilities depend on; a sweep of anything else shares them.
+SHARED = ("model", "data", "max_length", "max_prompt_length", "truncation", "precision")
+LIKE_IT = ("batch_size", "micro_batch", "parallel", "resources")
+
+
+def share(name: str, body: dict[str, Any], swept: frozenset[str]) -> dict[str, dict[str, Any]]:
+    """A sweep computes the reference's log-probabilities once for all its points."""
+    if "reference" in body or swept & {*SHARED, "reference"}:
+        return {name: body}
+    reference = f"{name}~reference"
+    told = {key: body[key] for key in (*SHARED, *LIKE_IT) if key in body}
+    return {reference: {"kind": "reference", **told}, name: {**body, "reference": reference}}
+
+
 def run(job: Job) -> None:
     from runtime.training.dpo import train
 
@@ -57,6 +77,7 @@ STAGE = StageKind(
     templates=chat_templates,
     prefix="epochs",
     legs=TrainingConfig.legs,
+    share=share,
     resources=Resources(memory_gb=8, minutes=720),
     preload=TORCH,
 )

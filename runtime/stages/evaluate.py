@@ -59,14 +59,13 @@ def outputs(config: Evaluate, inputs: Mapping[str, Port]) -> dict[str, Port]:
 def check(config: Evaluate, inputs: Mapping[str, Port]) -> Iterable[Problem]:
     if "evaluator" in inputs and not _versus(inputs):
         yield Problem("AC331", "evaluator", "there is nothing to compare with", "name a `reference`")
-    done = inputs["completions"]
+    done, field = inputs["completions"], "prompts" if config.prompts else "completions"
     if any(p.may_overlap(q) for p in done.pools for q in done.seen):
-        yield Problem(
-            "AC333",
-            "prompts" if config.prompts else "completions",
-            "the model was trained on these prompts",
-            "evaluate on a split that no training stage reads",
-        )
+        hint = "evaluate on a split that no training stage reads"
+        yield Problem("AC333", field, "the model was trained on these prompts", hint)
+    if any(p.role == "test" and p.may_overlap(q) for p in done.pools for q in done.chosen):
+        hint = "choose and test on splits of one `prepare` stage: they are disjoint"
+        yield Problem("AC334", field, "the model was chosen by its scores on prompts of this test set", hint)
 
 
 def expand(name: str, body: dict[str, Any]) -> dict[str, dict[str, Any]]:

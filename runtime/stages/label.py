@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from runtime.artifacts import Port
 from runtime.fields import Frozen, Reference, result, takes
 from runtime.job import Job
+from runtime.known import JudgeTemplate
 from runtime.stage import Problem, Resources, StageConfig, StageKind
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 class Judging(Frozen):
     """How a pair is shown to a judge and how the reply is read."""
 
-    template: str = result("pairwise", doc="a template of templates/judge/, by name")
+    template: JudgeTemplate = result("pairwise", doc="a template of templates/judge/, by name")
     order: Literal["coin", "fixed", "both"] = result(
         "coin",
         doc="`coin`: AlpacaEval's seeded coin on the instruction; `fixed`: as given; "

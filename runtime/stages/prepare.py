@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 from pydantic import WithJsonSchema
 
 from runtime.artifacts import Pool, Port, Role
-from runtime.fields import Reference, identity, result, takes
+from runtime.fields import Frozen, Reference, identity, result, takes
 from runtime.files import digest_text, read_rows, write_rows
 from runtime.job import Job, JobError
 from runtime.stage import Problem, Resources, StageConfig, StageKind
@@ -74,9 +74,15 @@ def _whole(source: Port) -> Port:
     )
     return Port(
         type="Demonstrations" if completed or documents else "Prompts",
-        pools=frozenset({Pool(source.name, (), "train")}),
+        pools=frozenset({Pool(_rows_of(declared), (), "train")}),
         answers=(kind == "world" and not documents) or bool(getattr(declared, "answer", None)),
     )
+
+
+def _rows_of(declared: Frozen) -> str:
+    """What tells sources apart by their rows: two declarations that read one file have the same."""
+    columns = {"prompt", "completion", "messages", "answer"}
+    return declared.model_dump_json(exclude=columns)
 
 
 def outputs(config: Prepare, inputs: Mapping[str, Port]) -> dict[str, Port]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from runtime.artifacts import Port
 from runtime.fields import Frozen, Reference, result, speed, takes
 from runtime.job import Job
+from runtime.known import ChatFormat
 from runtime.stage import TORCH, Problem, Resources, StageConfig, StageKind
 
 
@@ -21,7 +22,7 @@ class Sampling(Frozen):
     seed: int = result(
         0, doc="seed of the draws; each prompt's stream depends on it and the prompt's id alone"
     )
-    chat: str | None = result(None, doc="chat format to ask in; none: the model's own")
+    chat: ChatFormat = result(None, doc="chat format to ask in; none: the model's own")
     batch_size: int = speed(32, doc="prompts generated together", ge=1)
 
 
@@ -33,8 +34,8 @@ class Sample(StageConfig, Sampling):
 
 
 def outputs(config: Sample, inputs: Mapping[str, Port]) -> dict[str, Port]:
-    model = inputs["model"]
-    return {"": replace(inputs["prompts"], type="Completions", path="data.jsonl", seen=model.seen)}
+    made = replace(inputs["prompts"], type="Completions", path="data.jsonl")
+    return {"": replace(made, seen=inputs["model"].seen, chosen=inputs["model"].chosen)}
 
 
 def chat_templates(config: StageConfig, inputs: Mapping[str, Port]) -> Iterable[str]:

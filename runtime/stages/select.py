@@ -42,7 +42,10 @@ class Select(StageConfig):
 
 
 def outputs(config: Select, inputs: Mapping[str, Port]) -> dict[str, Port]:
-    return {"": replace(inputs["candidates"], path="choice.json")}
+    candidates, scores = inputs["candidates"], inputs["by"]
+    # Who chooses on the test set and says so is not told again wherever that set is used.
+    chosen = scores.pools if config.protocol == "validation" else frozenset()
+    return {"": replace(candidates, path="choice.json", chosen=candidates.chosen | chosen)}
 
 
 def check(config: Select, inputs: Mapping[str, Port]) -> Iterable[Problem]:
@@ -52,6 +55,11 @@ def check(config: Select, inputs: Mapping[str, Port]) -> Iterable[Problem]:
             "by",
             "the choice would be made on the test set",
             "score on a validation split, or say `protocol: test` as the lineage did",
+        )
+    if any(p.may_overlap(q) for p in inputs["by"].pools for q in inputs["candidates"].seen):
+        hint = "score on a split that no training stage reads"
+        yield Problem(
+            "AC333", "by", "the candidates were trained on the prompts that choose between them", hint
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from runtime.artifacts import Port
 from runtime.fields import Reference, result, takes
 from runtime.job import Job
+from runtime.known import ChatFormat
 from runtime.stage import TORCH, Problem, Resources, StageKind
 from runtime.stages.sample import chat_templates
 from runtime.training_config import Reduction, TrainingConfig
@@ -17,7 +18,7 @@ class Sft(TrainingConfig):
 
     model: Reference = takes("Model", doc="a declared model or a trained one")
     data: Reference = takes("Demonstrations", "Completions", doc="what to imitate")
-    chat: str | None = result(None, doc="chat format to train in; none: the model's own")
+    chat: ChatFormat = result(None, doc="chat format to train in; none: the model's own")
     reduction: Reduction = result(
         "token_mean", doc="how token losses make a batch loss; `example_sum` is the lineage of the DPO papers"
     )
@@ -30,6 +31,7 @@ def trained(model: Port, data: Port, chat: str | None) -> dict[str, Port]:
             type="Model",
             path="model",
             seen=model.seen | data.pools,
+            chosen=model.chosen,
             chat=chat,
             base=model.base or model.name,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,10 @@ from torch import Tensor
 
 from runtime.files import read_rows, sync, write_atomic
 from runtime.job import Job, JobError
-from runtime.models import locate
+from runtime.models import Origin, locate
 from runtime.stages.dpo import Dpo
 from runtime.training.data import Example, data_digest, pad, split
-from runtime.training.launch import carry_out, end_run, open_run
+from runtime.training.launch import carry_out, end_run, open_run, work_on
 from runtime.training.loop import Part
 from runtime.training.losses import dpo_loss, ipo_loss, loss_without_margin, sequence_sums
 from runtime.training.parallel import Backend
@@ -88,11 +89,15 @@ class Preference:
 def reference_logps(job: Job, examples: Sequence[Example], backend: Backend) -> Tensor:
     """Log-probabilities [len(examples), 2] of all sequences under the unchanged model.
 
-    Computed by the training's own forward pass, and kept by row id in scratch, batch by batch: once,
-    however often the run is stopped.
+    Read from the input `reference` where the job has one. Else computed by the training's own forward
+    pass, and kept by row id in scratch, batch by batch: once, however often the run is stopped.
     """
+    given, digest = job.optional("reference"), data_digest(examples)
     path = job.scratch / REFERENCE
-    known = _read_known(path, data_digest(examples)) if backend.rank == 0 else {}
+    if given is not None:
+        _require_header(given.path, digest)
+        path = given.path
+    known = _read_known(path, digest) if backend.rank == 0 else {}
     known = _share(known, backend)
     left = [item for item, example in enumerate(examples) if example.id not in known]
     left.sort(key=lambda item: -examples[item].tokens)
@@ -139,9 +144,20 @@ def _read_known(path: Path, digest: str) -> dict[str, list[float]]:
     whole = [line for line in lines if line.endswith("\n")]
     if whole[:1] != [header]:
         whole = [header]
-    write_atomic(path, "".join(whole))
+    if whole != lines:
+        write_atomic(path, "".join(whole))
     rows: list[dict[str, Any]] = [json.loads(line) for line in whole[1:]]
     return {row["id"]: [row["chosen"], row["rejected"]] for row in rows}
+
+
+def _require_header(path: Path, digest: str) -> None:
+    """Raise JobError where log-probabilities that were given are not of this data in this rendering."""
+    with path.open(encoding="utf-8") as file:
+        if json.loads(file.readline() or "{}") != {"data": digest}:
+            raise JobError(
+                "the input `reference` was computed for other pairs, or for other tokens of them: "
+                "give it the same `model`, `data`, lengths and truncation as this stage, or leave it out"
+            )
 
 
 def _share(known: dict[str, list[float]], backend: Backend) -> dict[str, list[float]]:
@@ -153,18 +169,41 @@ def _share(known: dict[str, list[float]], backend: Backend) -> dict[str, list[fl
     return box[0]
 
 
-def train(job: Job) -> None:
-    """Carry out a `dpo` job: a checkpoint `model` and `training.jsonl` in its artifact."""
-
+def _origin(job: Job) -> Origin:
     def texts() -> Iterator[str]:
         for row in read_rows(job.input("data").path):
             yield "".join(str(row.get(name, "")) for name in ("prompt", "chosen", "rejected"))
 
-    origin = locate(job.input("model"), job.scratch, texts)
-    carry_out(job, origin, "runtime.training.dpo:learn")
+    return locate(job.input("model"), job.scratch, texts)
 
 
-def learn(job: Job) -> None:
+def train(job: Job) -> None:
+    """Carry out a `dpo` job: a checkpoint `model` and `training.jsonl` in its artifact."""
+    carry_out(job, _origin(job), "runtime.training.dpo:learn")
+
+
+def make_reference(job: Job) -> None:
+    """Carry out a `reference` job: `reference.jsonl` in its artifact, as a `dpo` job keeps it."""
+    _as_training(job)
+    work_on(job, _origin(job), "runtime.training.dpo:refer")
+    shutil.copyfile(job.scratch / REFERENCE, job.out / REFERENCE)
+    job.report(pairs=sum(1 for _ in read_rows(job.out / REFERENCE)) - 1)
+
+
+def _as_training(job: Job) -> None:
+    """Give the job the config of a training on the same pairs, of which only the first pass is done."""
+    told = job.config.model_dump(exclude={"kind", "note", "resources"})
+    job.config = Dpo.model_validate({"kind": "dpo", "epochs": 1, "learning_rate": 1.0, **told})
+
+
+def refer(job: Job) -> None:
+    """One rank's work of a `reference` job."""
+    if not isinstance(job.config, Dpo):
+        _as_training(job)
+    learn(job, only_reference=True)
+
+
+def learn(job: Job, *, only_reference: bool = False) -> None:
     """One rank's work."""
 
     def objective(examples: list[Example], backend: Backend) -> Preference:
@@ -175,5 +214,6 @@ def learn(job: Job) -> None:
         return Preference(examples, reference_logps(job, examples, backend), job.config)
 
     run = open_run(job, ("chosen", "rejected"), objective)
-    run.finish()
+    if not only_reference:
+        run.finish()
     end_run(run)

@@ -88,14 +88,19 @@ def carry_out(job: Job, origin: Origin, entry: str) -> None:
 
     entry: `module:function`, one rank's work, called with the job.
     """
-    _require_format(job, origin)
     _drop_earlier(job)
+    work_on(job, origin, entry)
+    _deliver(job)
+
+
+def work_on(job: Job, origin: Origin, entry: str) -> None:
+    """Do one rank's work here, or start ranks for it; `entry` as in `carry_out`."""
+    _require_format(job, origin)
     parallel = job.config.parallel
     if parallel.processes == 1 and parallel.deepspeed is None:
         find_entry(entry)(job)
     else:
         _start_ranks(job, entry)
-    _deliver(job)
 
 
 def _require_format(job: Job, origin: Origin) -> None:

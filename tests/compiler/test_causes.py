@@ -158,13 +158,6 @@ def test_an_override_is_the_place() -> None:
     assert told(STUDY, STUDY, "stages.rlaif.beta=0.2") == [line]
 
 
-def test_a_falling_schedule_is_another_where_the_run_is_longer() -> None:
-    """The horizon is not written; what it follows from is."""
-    old = STUDY.replace("epochs: 6", "schedule: cosine\n    epochs: 6")
-    found = told(old, old.replace("epochs: 6", "epochs: 8"), "stages.tune.resources.minutes=9")
-    assert found[0] == "horizon 6 -> 8, spec.yaml:25; 10 stages after it (40 nodes)"
-
-
 def test_two_causes_are_both_told_where_they_meet() -> None:
     before = remembered(compiled(STUDY))
     found = causes(before, compiled(STUDY.replace("epochs: 6", "epochs: 8").replace("size: 64", "size: 128")))
@@ -274,3 +267,13 @@ def test_equal_programs_have_no_causes_and_pairs_are_ids() -> None:
     assert causes(remembered(program), program) == {}
     assert pairs(remembered(program), program) == node_ids(program)
     assert causes({}, program) == {} and set(pairs({}, program)) == {None}
+
+
+def test_a_falling_schedule_says_why_nothing_is_gone_on_from() -> None:
+    falling = STUDY.replace("epochs: 6", "epochs: 6\n    schedule: cosine")
+    found = causes(remembered(compiled(falling)), compiled(falling, "stages.tune.epochs=8"))
+    (change,) = found["tune[seed=0,learning_rate=0.001,epoch=2]"].changes
+    assert str(change).startswith("epochs 6 -> 8 (the schedule falls over all epochs")
+    assert str(change).endswith("--set stages.tune.epochs:1")
+    constant = causes(remembered(compiled(STUDY)), compiled(STUDY, "stages.tune.epochs=8"))
+    assert not any(id_.startswith("tune") for id_ in constant)

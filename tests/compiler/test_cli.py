@@ -12,7 +12,20 @@ import pytest
 from tests.commands import alignc
 from tests.compiler.specs import STUDY
 
-COMMANDS = ("check", "plan", "run", "submit", "status", "logs", "results", "export", "gc", "adopt", "diff")
+COMMANDS = (
+    "check",
+    "plan",
+    "run",
+    "submit",
+    "status",
+    "logs",
+    "results",
+    "export",
+    "gc",
+    "adopt",
+    "diff",
+    "explain",
+)
 
 
 @pytest.fixture

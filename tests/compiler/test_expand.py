@@ -233,3 +233,19 @@ def test_a_stage_that_sets_what_it_sweeps_is_to_blame_alone(tmp_path: Path) -> N
     with pytest.raises(SpecError) as caught:
         compile_text(tmp_path, STUDY.replace("checkpoint_every: 2", "learning_rate: 1e-3"))
     assert [d.code for d in caught.value.diagnostics] == ["AC207"]
+
+
+def test_a_sweep_of_dpo_shares_the_reference(tmp_path: Path) -> None:
+    """One node for each model and data, and no part of the keys; a sweep of lengths shares nothing."""
+    swept = STUDY.replace("learning_rate: 1e-4}", "sweep: {learning_rate: [1e-4, 2e-4], beta: [0.1, 0.2]}}")
+    program = compile_text(tmp_path, swept.split("tables:")[0])
+    ids = node_ids(program)
+    assert [i for i in ids if "~reference" in i] == ["rlaif~reference[seed=0]", "rlaif~reference[seed=1]"]
+    point = ids.index("rlaif[seed=1,learning_rate=0.0001,beta=0.1]")
+    (reading,) = program.graph.nodes[point].inputs["reference"]
+    assert reading.node == ids.index("rlaif~reference[seed=1]")
+    alone = compile_text(tmp_path, STUDY)
+    assert program.keys[point] == alone.keys[node_ids(alone).index("rlaif[seed=1]")]
+    lengths = STUDY.replace("learning_rate: 1e-4}", "learning_rate: 1e-4, sweep: {max_length: [300, 400]}}")
+    found = node_ids(compile_text(tmp_path, lengths.split("tables:")[0]))
+    assert not any("~reference" in i for i in found)

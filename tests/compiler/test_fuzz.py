@@ -1,71 +1,50 @@
-"""No input, however broken, gives anything but a SpecError: mutated specs by the hundred."""
+"""No input, however broken, gives anything but findings: specs by the hundred (fuzz.py: by the thousand)."""
 
 from __future__ import annotations
 
 import contextlib
 import random
+import time
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from compiler.errors import SpecError
-from tests.compiler.specs import STUDY, compile_text
+from tests.compiler.fuzz import Case, Hang, check, corpus, generated, guarded, mutated
+from tests.compiler.specs import compile_text
 
-WORDS = [
-    "${seed}",
-    "${",
-    "}",
-    "[",
-    "{",
-    ":",
-    "null",
-    "-1",
-    "1e999",
-    "kind",
-    "stages",
-    "&a ",
-    "*a",
-    "!!map",
-    "\t",
-    "prompts.sft",
-    '"',
-    "~",
-    "at",
-    "tune",
-]
-
-
-def mutate(text: str, random_: random.Random) -> str:
-    """A few edits of the kind that typing makes: words swapped, dropped, doubled, replaced."""
-    for _ in range(random_.randint(1, 4)):
-        tokens = text.split(" ")
-        i = random_.randrange(len(tokens))
-        edit = random_.randrange(4)
-        if edit == 0:
-            tokens[i] = random_.choice(WORDS)
-        elif edit == 1:
-            del tokens[i]
-        elif edit == 2:
-            tokens.insert(i, random_.choice(tokens))
-        else:
-            j = random_.randrange(len(tokens))
-            tokens[i], tokens[j] = tokens[j], tokens[i]
-        text = " ".join(tokens) or "x"
-    return text
+CORPUS = corpus()
+many = settings(max_examples=150, suppress_health_check=list(HealthCheck))
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@many
 def test_mutated_specs(tmp_path: Path, seed: int) -> None:
-    try:
-        compile_text(tmp_path, mutate(STUDY, random.Random(seed)))
-    except SpecError as error:
-        assert str(error) and all(d.code and d.message for d in error.diagnostics)
+    check(mutated(random.Random(seed), CORPUS), tmp_path)
 
 
-@given(st.text(max_size=200))
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_text(tmp_path: Path, text: str) -> None:
+@given(st.randoms(use_true_random=False))
+@many
+def test_generated_specs(tmp_path: Path, random_: random.Random) -> None:
+    check(generated(random_), tmp_path)
+
+
+@given(st.text(max_size=200), st.text(max_size=20))
+@many
+def test_any_text(tmp_path: Path, text: str, override: str) -> None:
     with contextlib.suppress(SpecError):
         compile_text(tmp_path, text)
+    check(Case({"spec.yaml": "experiment: e"}, [override]), tmp_path)
+
+
+def test_the_corpus_is_worth_mutating(tmp_path: Path) -> None:
+    codes = {check(case, tmp_path) for case in CORPUS}
+    assert "right" in codes and len(codes) > 5
+
+
+def test_a_hang_is_noticed() -> None:
+    with pytest.raises(Hang), guarded(0.05):
+        while time.process_time():
+            pass

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
-from compiler.errors import SpecError
+from compiler.errors import Diagnostic, SpecError
 from compiler.source import load, parse
 
 
@@ -68,6 +69,45 @@ def test_included_files_lie_under_the_including_one() -> None:
     }
 
 
+def test_the_including_file_settles_what_included_ones_define_differently() -> None:
+    files = {"b.yaml": "axes: {s: [1]}", "c.yaml": "axes: {s: [2]}"}
+    source, problems = read({"a.yaml": "include: [b.yaml, c.yaml]\naxes: {s: [3]}", **files})
+    assert not problems and source.tree.items["axes"].plain() == {"s": [3]}
+
+
+def test_merge_keys_bring_in_what_is_not_named() -> None:
+    text = (
+        "a: &a {x: 1, y: 2}\nb: &b {y: 3, z: 4}\nc: {y: 5, <<: [*a, *b]}\nd: {<<: *a, <<: *b}\ne: {'<<': 1}"
+    )
+    tree, problems = parse(text, "f")
+    assert tree is not None and not problems
+    assert tree.items["c"].plain() == {"x": 1, "y": 5, "z": 4}
+    assert tree.items["d"].plain() == {"x": 1, "y": 2, "z": 4}
+    assert tree.items["e"].plain() == {"<<": 1}
+    merged = tree.items["c"].items["z"].span
+    assert merged.line == 2 and [(word, place.line) for word, place in merged.notes] == [("merged at", 3)]
+
+
+def test_notes_tell_what_a_value_overrides_and_through_which_files_it_came() -> None:
+    files = {
+        "a.yaml": "include: b.yaml\nstages: {x: {epochs: 2}}",
+        "b.yaml": "include: c.yaml",
+        "c.yaml": "stages:\n  x: {kind: sft, epochs: 1}",
+    }
+    source, _ = read(files, "stages.x.epochs=3")
+    stage = source.tree.items["stages"].items["x"]
+    found = Diagnostic("AC103", "", stage.items["epochs"].span)
+    assert [f"{word} {place}" for word, place in found.related] == [
+        "overrides a.yaml:2:22",
+        "overrides c.yaml:2:26",
+        "included from b.yaml:1:10",
+        "included from a.yaml:1:10",
+    ]
+    # An override reaches through the mapping; the stage itself stands where it stood.
+    assert str(stage.place) == "a.yaml:2:10"
+    assert [f"{word} {place}" for word, place in stage.place.notes] == ["extends c.yaml:2:3"]
+
+
 def test_a_list_over_an_axis_of_records_chooses_from_them() -> None:
     source, _ = read(
         {
@@ -99,7 +139,21 @@ def test_overrides_reach_deep_and_are_read_as_yaml() -> None:
             [],
             "AC005",
         ),
+        (
+            {"a.yaml": "include: b.yaml\naxes: {s: [c, x]}", "b.yaml": "axes: {s: {c: {}, d: {}}}"},
+            [],
+            "AC210",
+        ),
+        (
+            {f"{a}.yaml": f"include: [{', '.join([f'{b}.yaml'] * 9)}]" for a, b in pairwise("abcdefgh")},
+            [],
+            "AC004",
+        ),
         ({"a.yaml": "a: 1"}, ["a"], "AC006"),
+        ({"a.yaml": "a: 1"}, [""], "AC006"),
+        ({"a.yaml": "a: {b: 1}"}, ["a.b.c=2"], "AC006"),
+        ({"a.yaml": "a: {<<: 1}"}, [], "AC007"),
+        ({"a.yaml": "a: &x {<<: *x}"}, [], "AC007"),
         ({"a.yaml": "a: [1]"}, ["a.b=2"], "AC006"),
         ({"a.yaml": "? [1]\n: 2"}, [], "AC007"),
         ({"a.yaml": "a: &x {b: *x}"}, [], "AC007"),
