@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from compiler.graph import Binding, Graph, Node
@@ -71,32 +72,41 @@ def identify(
     found: list[Identity] = []
     declared: dict[str, Any] = {}
     parts: dict[tuple[int, tuple[str, ...]], _Part] = {}
+    moved: set[int] = set()  # nodes that stand for another key, or have chosen one, than was asked for
 
-    def source(binding: Binding) -> tuple[Any, Any]:
-        """An input in a recipe: as it is known now, and as it was asked for."""
+    @cache
+    def choice(index: int) -> tuple[str, str] | None:
+        return chosen(graph.nodes[index].kind.name, found[index].key)
+
+    def known(binding: Binding) -> Any:
+        """An input in a recipe, as it is known now."""
         if binding.node is None:
-            record = _declared(binding, contents, declared)
-            return record, record
-        made = found[binding.node]
-        known = (made.key, binding.path)
-        if binding.path == CHOICE:
-            known = chosen(graph.nodes[binding.node].kind.name, made.key) or known
-        return [*known, binding.metric], [made.asked, binding.path, binding.metric]
+            return _declared(binding, contents, declared)
+        if binding.path == CHOICE and (fallen := choice(binding.node)):
+            moved.add(binding.node)
+            return [*fallen, binding.metric]
+        return [found[binding.node].key, binding.path, binding.metric]
 
-    for node in graph.nodes:
+    def asked_for(binding: Binding) -> Any:
+        """An input in a recipe, as it was asked for."""
+        if binding.node is None:
+            return _declared(binding, contents, declared)
+        return [found[binding.node].asked, binding.path, binding.metric]
+
+    for index, node in enumerate(graph.nodes):
         templates = tuple(node.kind.templates(node.config, node.ports()))
         part = parts.get((id(node.config), templates))
         if part is None:
             digests = {name: template_digest(name) for name in templates}
             part = parts[id(node.config), templates] = _part(node, digests)
-        sources = {name: [source(b) for b in bindings] for name, bindings in node.inputs.items()}
-        inputs = {name: [known for known, _ in pairs] for name, pairs in sources.items()}
-        before = {name: [asked for _, asked in pairs] for name, pairs in sources.items()}
+        inputs = {name: [known(b) for b in bindings] for name, bindings in node.inputs.items()}
         written = canonical(inputs)
         key = asked = part.key(written)
         asked_recipe = None
-        if before != inputs:
+        if moved and not moved.isdisjoint(node.reads):
+            before = {name: [asked_for(b) for b in bindings] for name, bindings in node.inputs.items()}
             asked, asked_recipe = part.key(canonical(before)), {**part.recipe, "inputs": before}
+            moved.add(index)
         recipe = {**part.recipe, "inputs": inputs}
         found.append(Identity(key, recipe, asked, part.trajectory(written), asked_recipe))
     return tuple(found)
@@ -124,17 +134,14 @@ class _Part:
 
 
 def _part(node: Node, digests: Mapping[str, str]) -> _Part:
-    config = identity(node.config)
-    recipe = {
-        "hash": HASH_VERSION,
-        "kind": node.kind.name,
-        "version": node.kind.version,
-        "config": config,
-        "templates": digests,
-    }
+    config, prefix = identity(node.config), node.kind.prefix
+    rest = {"kind": node.kind.name, "templates": digests, "version": node.kind.version}
     # Keys of a canonical text are sorted: config and hash stand before inputs, the rest after it.
-    before, _, after = canonical({**recipe, "inputs": []}).rpartition('"inputs":[]')
-    prefix = node.kind.prefix
-    others = {name: value for name, value in config.items() if name != prefix}
-    shared = canonical({**recipe, "config": others, "inputs": []}).rpartition('"inputs":[]')[0]
-    return _Part(recipe, f'{before}"inputs":', after, f'{shared}"inputs":' if prefix else "")
+    before, after = f',"hash":{HASH_VERSION},"inputs":', f",{canonical(rest)[1:]}"
+    shared = {name: value for name, value in config.items() if name != prefix} if prefix else None
+    return _Part(
+        recipe={"hash": HASH_VERSION, "config": config, **rest},
+        before=f'{{"config":{canonical(config)}{before}',
+        after=after,
+        before_trajectory=f'{{"config":{canonical(shared)}{before}' if prefix else "",
+    )
