@@ -382,9 +382,9 @@ def _join(rows: list[Row], name: str, readings: list[Binding]) -> list[Row]:
     """Natural join on the axes that both sides have."""
     if not rows:
         return []
-    if len(readings) == 1 and not readings[0].axes:  # of the general case the most frequent
-        reading = tuple(readings)
-        return [(axes, {**inputs, name: reading}) for axes, inputs in rows]
+    if len(readings) == 1 and not readings[0].axes:  # fits everywhere; the most frequent case
+        only = tuple(readings)
+        return [(axes, {**inputs, name: only}) for axes, inputs in rows]
     shared = [a for a in (readings[0].axes if readings else ()) if a in rows[0][0]]
     index: dict[tuple[Label, ...], list[Binding]] = {}
     for reading in readings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from compiler.errors import Span
 from compiler.interpolate import Label
@@ -16,6 +17,7 @@ from runtime.stage import Resources, StageConfig, StageKind
 AxisId = str
 
 
+@cache
 def axis_name(axis: AxisId) -> str:
     """The name of an axis as the user writes it."""
     return axis.rpartition("/")[2]

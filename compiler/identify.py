@@ -17,6 +17,7 @@ from runtime.fields import identity
 from runtime.files import canonical
 from runtime.identity import HASH_VERSION, text_key
 from runtime.job import CHOICE
+from runtime.stage import StageKind
 
 # (kind, key of a choice) -> the [key, path] that it fell on; None while it is not made
 Chosen = Callable[[str, str], tuple[str, str] | None]
@@ -75,6 +76,13 @@ def identify(
     moved: set[int] = set()  # nodes that stand for another key, or have chosen one, than was asked for
 
     @cache
+    def about(kind: StageKind, templates: tuple[str, ...]) -> tuple[Mapping[str, Any], str]:
+        """What recipes say of a kind, and its canonical text."""
+        digests = {name: template_digest(name) for name in templates}
+        told = {"kind": kind.name, "templates": digests, "version": kind.version}
+        return told, canonical(told)
+
+    @cache
     def choice(index: int) -> tuple[str, str] | None:
         return chosen(graph.nodes[index].kind.name, found[index].key)
 
@@ -97,8 +105,7 @@ def identify(
         templates = tuple(node.kind.templates(node.config, node.ports()))
         part = parts.get((id(node.config), templates))
         if part is None:
-            digests = {name: template_digest(name) for name in templates}
-            part = parts[id(node.config), templates] = _part(node, digests)
+            part = parts[id(node.config), templates] = _part(node, *about(node.kind, templates))
         inputs = {name: [known(b) for b in bindings] for name, bindings in node.inputs.items()}
         written = canonical(inputs)
         key = asked = part.key(written)
@@ -133,15 +140,14 @@ class _Part:
         return text_key(f"{self.before_trajectory}{inputs}{self.after}") if self.before_trajectory else ""
 
 
-def _part(node: Node, digests: Mapping[str, str]) -> _Part:
+def _part(node: Node, about: Mapping[str, Any], about_text: str) -> _Part:
     config, prefix = identity(node.config), node.kind.prefix
-    rest = {"kind": node.kind.name, "templates": digests, "version": node.kind.version}
+    shared = {name: value for name, value in config.items() if name != prefix}
     # Keys of a canonical text are sorted: config and hash stand before inputs, the rest after it.
-    before, after = f',"hash":{HASH_VERSION},"inputs":', f",{canonical(rest)[1:]}"
-    shared = {name: value for name, value in config.items() if name != prefix} if prefix else None
+    before = f',"hash":{HASH_VERSION},"inputs":'
     return _Part(
-        recipe={"hash": HASH_VERSION, "config": config, **rest},
+        recipe={"hash": HASH_VERSION, "config": config, **about},
         before=f'{{"config":{canonical(config)}{before}',
-        after=after,
+        after=f",{about_text[1:]}",
         before_trajectory=f'{{"config":{canonical(shared)}{before}' if prefix else "",
     )

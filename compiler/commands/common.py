@@ -17,8 +17,8 @@ from compiler.errors import UsageError, render
 
 if TYPE_CHECKING:
     from compiler.cluster import Profile
+    from compiler.cost.amounts import Costs
     from compiler.cost.budget import Held
-    from compiler.cost.estimate import Costs
     from compiler.plan import Plan, State
     from compiler.program import Program
     from compiler.promise import Arguments
@@ -254,18 +254,30 @@ def local_profile(program: Program) -> Profile:
 
 
 def costs_of(made: Plan, store: Store, profile: Profile) -> tuple[Costs, list[Held]]:
-    """What the nodes that are not sealed will cost, and how the budget stands."""
+    """What the nodes that are to be made will cost, and how the budget stands."""
+    from compiler.cost.amounts import Costs
+
+    costs = Costs({})
+    if any(step.action not in ("reuse", "skip") for step in made.steps):
+        costs = _estimated(made, store, profile)
+    limits = made.program.spec.budget
+    if limits.gpu_hours is None and limits.usd is None:
+        return costs, []
     from compiler.cost.budget import hold
+    from runtime.spending import spent
+
+    return costs, hold(made.program, costs, spent(store, made.program.spec.experiment))
+
+
+def _estimated(made: Plan, store: Store, profile: Profile) -> Costs:
     from compiler.cost.estimate import estimate
     from compiler.cost.facts import gather
     from compiler.cost.prices import read_tables
-    from runtime.spending import spent
 
     sealed = {step.key for step in made.steps if step.action == "reuse"}
     left_out = {step.key for step in made.steps if step.action == "skip"}
     facts = gather(made.program, sealed, store, read_tables(profile.prices))
-    costs = estimate(made.program, sealed | left_out, facts, profile)
-    return costs, hold(made.program, costs, spent(store, made.program.spec.experiment))
+    return estimate(made.program, sealed | left_out, facts, profile)
 
 
 def require_budget(made: Plan, store: Store, profile: Profile) -> None:
