@@ -26,6 +26,8 @@ from statistics import median
 
 HERE = Path(__file__).parent
 ENOUGH_S = 60.0  # what a command may take, all its repetitions together, before there are no more
+# As after an ordinary installation, the tools' modules are compiled and stay so.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 HEADER = ("jobs", "command", "runs", "wall, s", "CPU, s", "CPU, ms a job", "memory, MB")
 BEGIN, END = "<!-- plan.py -->", "<!-- end of plan.py -->"
 
@@ -54,7 +56,11 @@ def measure(command: Command, limit_s: float) -> Run | None:
     """One run, also of what it started; None where it took longer than the limit."""
     begin = time.perf_counter()
     process = subprocess.Popen(
-        command.call, cwd=command.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command.call,
+        cwd=command.folder,
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     timer = threading.Timer(limit_s, process.kill)
     timer.start()
@@ -73,7 +79,13 @@ def check(command: Command, limit_s: float) -> bool:
     """Whether a command does what it should, within the limit."""
     try:
         done = subprocess.run(
-            command.call, cwd=command.folder, capture_output=True, text=True, timeout=limit_s, check=False
+            command.call,
+            cwd=command.folder,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            timeout=limit_s,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return False
