@@ -113,11 +113,11 @@ def open_store(path: str) -> Store:
 
 def compile_(spec: str, overrides: tuple[str, ...], store: Store) -> Program:
     """The compiled spec; its warnings are printed."""
+    # Hardly anything that is made here goes again soon: looking for garbage takes a third of the time.
+    gc.disable()
     from compiler.program import compile_spec
     from compiler.survey import choices
 
-    # Hardly anything that is made here goes again soon: looking for garbage takes a third of the time.
-    gc.disable()
     program = compile_spec(spec, overrides, store.root / ".fingerprints.json", choices(store))
     gc.freeze()
     gc.enable()
