@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from compiler import interpolate
 from compiler.errors import Diagnostic, Span, near
@@ -41,6 +41,15 @@ class _Variant:
     legs: tuple[Leg, ...]
 
 
+class _Outcome(NamedTuple):
+    """What a config makes of its inputs' ports."""
+
+    config: StageConfig
+    ports: Ports
+    outputs: Ports
+    templates: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class _Expander:
     """Builds nodes stage by stage, in link order; problems are collected."""
@@ -50,7 +59,7 @@ class _Expander:
     by_stage: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     problems: list[Diagnostic] = field(default_factory=list[Diagnostic])
     # By identity of config and ports; the memo holds both, so that the ids stay theirs.
-    _outputs: dict[Any, tuple[StageConfig, Ports, Ports]] = field(default_factory=dict[Any, Any])
+    _outcomes: dict[Any, _Outcome] = field(default_factory=dict[Any, "_Outcome"])
     _ports: dict[Port, Port] = field(default_factory=dict[Port, Port])
     _declared_ports: dict[str, Port] = field(default_factory=dict[str, Port])
     _readings: dict[Any, list[Binding]] = field(default_factory=dict[Any, list[Binding]])
@@ -323,12 +332,14 @@ class _Expander:
             return None
         ports = {name: _merged(bindings) for name, bindings in inputs.items()}
         memo = (id(config), *map(id, ports.values()))  # the config tells which inputs there are
-        if memo not in self._outputs:
+        found = self._outcomes.get(memo)
+        if found is None:
             self._check(stage, variant, ports)
             made = stage.kind.outputs(config, ports)
             # Equal ports are one, so that what reads them is looked up by identity.
             shared = {name: self._ports.setdefault(port, port) for name, port in made.items()}
-            self._outputs[memo] = (config, ports, shared)
+            templates = tuple(stage.kind.templates(config, ports))
+            found = self._outcomes[memo] = _Outcome(config, ports, shared, templates)
         axes = {axis: axes[axis] for axis in order}
         return Node(
             id=node_id(stage.name, axes),
@@ -337,7 +348,8 @@ class _Expander:
             axes=axes,
             config=config,
             inputs=inputs,
-            outputs=self._outputs[memo][2],
+            outputs=found.outputs,
+            templates=found.templates,
             place=stage.body.place,
             segment=leg.segment,
         )

@@ -48,8 +48,8 @@ class Binding:
 class Node:
     """One job to be: a stage at one point of its axes. Nodes only need nodes before them.
 
-    A training that goes on from a shorter one `follows` it; `segment` is the part of its run to which
-    it belongs.
+    `templates` shape its result. A training that goes on from a shorter one `follows` it; `segment` is
+    the part of its run to which it belongs.
     """
 
     id: str
@@ -59,6 +59,7 @@ class Node:
     config: StageConfig
     inputs: Mapping[str, tuple[Binding, ...]]
     outputs: Mapping[str, Port]
+    templates: tuple[str, ...]
     place: Span
     follows: int | None = None
     segment: int = 0

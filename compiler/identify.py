@@ -102,10 +102,10 @@ def identify(
         return [found[binding.node].asked, binding.path, binding.metric]
 
     for index, node in enumerate(graph.nodes):
-        templates = tuple(node.kind.templates(node.config, node.ports()))
-        part = parts.get((id(node.config), templates))
+        memo = id(node.config), node.templates
+        part = parts.get(memo)
         if part is None:
-            part = parts[id(node.config), templates] = _part(node, *about(node.kind, templates))
+            part = parts[memo] = _part(node, *about(node.kind, node.templates))
         inputs = {name: [known(b) for b in bindings] for name, bindings in node.inputs.items()}
         written = canonical(inputs)
         key = asked = part.key(written)
