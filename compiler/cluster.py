@@ -26,7 +26,12 @@ class Profile(Frozen):
     setup: list[str] = Field(default_factory=list, description="shell lines before the job (modules, conda)")
     environment: dict[str, str] = Field(default_factory=dict, description="environment variables of the jobs")
     python: str | None = Field(None, description="Python on the nodes; none: the one that submits")
-    max_array_size: int = Field(1000, ge=1, description="most tasks in one array")
+    max_array_size: int | None = Field(
+        None, ge=1, description="most tasks in one array; none: as many as Slurm allows (MaxArraySize)"
+    )
+    max_gpus: int | None = Field(
+        None, ge=1, description="most GPUs in use at once by one array (its tasks at once times their GPUs)"
+    )
     parallel_tasks: int | None = Field(None, ge=1, description="most tasks of an array at once (`%N`)")
     gpu_peak_tflops: float | None = Field(
         None, gt=0, description="peak of one GPU in TFLOP/s, for estimates; none: the maker's, by `gpu_type`"

@@ -44,6 +44,7 @@ def command(
     from compiler.errors import UsageError
     from compiler.export import write_export
     from compiler.plan import State, make_plan
+    from compiler.submission import max_array_size
 
     store = open_store(store_path)
     program = compile_(spec, overrides, store)
@@ -53,7 +54,7 @@ def command(
     keys = program.keys
     asked = set(keys) if selected is None else {keys[i] for i in selected}
     state = State(sealed=store.sealed() if missing else store.sealed() - asked)
-    made = make_plan(program, state, max_array=profile.max_array_size, selected=selected)
+    made = make_plan(program, state, max_array=max_array_size(profile), selected=selected)
     if tell_blocked(made, "exported"):
         raise UsageError("nothing was exported")
     if not made.shown():

@@ -42,8 +42,9 @@ def command(
     alignc gc specs/*.yaml --dry-run
     alignc gc specs/quickstart.yaml specs/other.yaml --keep-days 7
     """
-    from compiler import garbage, slurm
+    from compiler import garbage
     from compiler.errors import UsageError
+    from compiler.submission import submission_lock
 
     if bool(specs) == everything:
         raise UsageError("name every spec whose artifacts shall stay, or say `--all` to remove everything")
@@ -54,7 +55,7 @@ def command(
     click.echo(garbage.to_text(found))
     if dry_run or not found.entries or not (yes or click.confirm("Remove it?")):
         return
-    lock = slurm.submission_lock(store)
+    lock = submission_lock(store)
     try:
         shown = {entry.path for entry in found.entries}
         # Looked at once more: work may have begun while the question stood.

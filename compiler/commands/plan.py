@@ -65,13 +65,15 @@ def command(
     """
     from compiler import emit
     from compiler.cost import table
+    from compiler.submission import max_array_size
 
     store = open_store(store_path)
     program = compile_(spec, overrides, store)
     profile = profile_of(program, cluster)
     on_slurm = form == "sbatch" or cluster is not None
     selected = select_nodes(program, store, selectors)
-    made = plan_of(program, store, on_slurm=on_slurm, max_array=profile.max_array_size, selected=selected)
+    most = max_array_size(profile)
+    made = plan_of(program, store, on_slurm=on_slurm, max_array=most, selected=selected)
     if out is not None:
         keep_plan(out, made, asked_for(spec, store_path, overrides, selectors, cluster)[0], profile)
     costs, budget = costs_of(made, store, profile)

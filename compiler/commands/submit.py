@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from compiler.commands.common import (
@@ -21,6 +23,9 @@ from compiler.commands.common import (
     with_prices,
 )
 
+if TYPE_CHECKING:
+    from runtime.submission import Made
+
 
 @click.command("submit", short_help="Submit to Slurm what is neither done nor queued.")
 @click.option("--cluster", metavar="PROFILE", help="Cluster profile: a name in specs/clusters, or a file.")
@@ -37,27 +42,37 @@ def command(
     alignc submit plan.json      what `alignc plan --out plan.json` showed, or nothing
     alignc status specs/quickstart.yaml --store /shared/me/store
     """
-    from compiler import slurm
+    from compiler import submission
 
-    slurm.require_slurm()
+    submission.require_slurm()
     asked, promised = asked_for(spec, store_path, overrides, selectors, cluster)
     store = open_store(asked.store)
     program = compile_(asked.spec, asked.overrides, store)
     profile = profile_of(program, asked.cluster)
     program = with_prices(program, profile)
-    lock = slurm.submission_lock(store)
+    lock = submission.submission_lock(store)
     try:
+        submission.settle(store)
         selected = select_nodes(program, store, Selectors(asked.select, asked.exclude))
-        made = plan_of(program, store, on_slurm=True, max_array=profile.max_array_size, selected=selected)
+        most = submission.max_array_size(profile)
+        made = plan_of(program, store, on_slurm=True, max_array=most, selected=selected)
         hold_promise(promised, made, profile)
         require_budget(made, store, profile)
         remember_plan(made, store)
-        for done in slurm.submit(made, profile, store):
-            tasks = f"an array of {done.tasks}" if done.tasks > 1 else "one job"
-            click.echo(f"submitted {done.name} as Slurm job {done.slurm_id} ({tasks})")
+        for done in submission.submit(made, profile, store):
+            tell_submitted(done)
     finally:
         lock.release()
     tell_blocked(made, "submitted")
     if not made.jobs:
         queued = f", {made.estimate.wait} queued or running" if made.estimate.wait else ""
         click.echo(f"nothing to submit: {made.estimate.reuse} nodes are done{queued}")
+
+
+def tell_submitted(done: Made) -> None:
+    if done.left:
+        click.echo(f"no room for more: {done.why}")
+        click.echo(f"{done.left} tasks follow by themselves; Slurm job {done.slurm_id} submits them")
+    else:
+        tasks = f"an array of {done.tasks}" if done.tasks > 1 else "one job"
+        click.echo(f"submitted {done.name} as Slurm job {done.slurm_id} ({tasks})")

@@ -1,0 +1,117 @@
+"""Plan -> calls of sbatch on file, and their submission."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+
+from compiler.cluster import Profile
+from compiler.describe import write_descriptions
+from compiler.errors import UsageError
+from compiler.plan import JobGroup, Plan
+from compiler.slurm import carrier_text, make_script, throttle
+from runtime import limits, submission
+from runtime.claims import Claim
+from runtime.sbatch import Refused
+from runtime.store import Store
+from runtime.submission import Call, Made
+
+ARRAY = 1000  # most tasks in an array where nobody tells: one less than Slurm's own MaxArraySize
+
+
+def require_slurm() -> None:
+    if shutil.which("sbatch") is None or shutil.which("squeue") is None:
+        raise UsageError("Slurm's commands are not on this machine: use `alignc run`, or go to a login node")
+
+
+def max_array_size(profile: Profile) -> int:
+    """Most tasks in one array: what Slurm says, or less where the profile asks for that."""
+    told = limits.max_array_size(limits.configuration()) if shutil.which("scontrol") else None
+    if told is None:
+        return profile.max_array_size or ARRAY
+    return min(told, profile.max_array_size or told)
+
+
+def submission_lock(store: Store, wait_s: float = 60.0) -> Claim:
+    """One submission at a time on a store, so that no node is submitted twice. Raises UsageError."""
+    claim = submission.lock(store, wait_s)
+    if claim is None:
+        raise UsageError(f"another `alignc submit` has been at work on {store.root} for {wait_s:.0f} s")
+    return claim
+
+
+def settle(store: Store) -> None:
+    """Clear up what a submission that was killed has left; before planning. The caller holds the lock."""
+    try:
+        submission.settle(store)
+    except submission.Silent as error:
+        raise UsageError(str(error)) from error
+
+
+def _task_keys(plan: Plan, task: Iterable[int]) -> tuple[str, ...]:
+    """Every key by which somebody may look for a task."""
+    identities = [plan.program.identities[i] for i in task]
+    return tuple(dict.fromkeys(key for i in identities for key in (i.key, i.asked)))
+
+
+def _awaited(plan: Plan, job: JobGroup, waiting: Mapping[str, int]) -> set[int]:
+    """The calls that wait in the backlog and make what a job reads."""
+    needed = {n for i in job.steps for n in plan.steps[i].needs if plan.steps[n].action == "wait"}
+    identities = [plan.program.identities[n] for n in needed]
+    return {waiting[key] for i in identities for key in (i.key, i.asked) if key in waiting}
+
+
+def calls_of(plan: Plan, profile: Profile, store: Store) -> list[Call]:
+    """The calls of a plan, to be put behind those that wait in the store."""
+    waiting = submission.waiting(store)
+    experiment = plan.program.spec.experiment
+    first = submission.next_number(store)
+    numbers = {job.name: number for number, job in enumerate(plan.jobs, first)}
+    return [
+        Call(
+            number=numbers[job.name],
+            experiment=experiment,
+            job=job.name,
+            place=limits.Place(profile.account, profile.qos, job.resources.partition or profile.partition),
+            text=script.text,
+            carrier=carrier_text(experiment, profile, store),
+            throttle=throttle(job, profile),
+            tasks=script.tasks,
+            keys=tuple(_task_keys(plan, task) for task in job.tasks),
+            after=tuple(sorted({*(numbers[name] for name in job.after), *_awaited(plan, job, waiting)})),
+            after_slurm=job.after_slurm,
+        )
+        for job in plan.jobs
+        for script in [make_script(plan, job, profile, store)]
+    ]
+
+
+def submit(plan: Plan, profile: Profile, store: Store) -> Iterator[Made]:
+    """Submit a plan's jobs in order; each is yielded once Slurm has it. The caller holds the lock.
+
+    Raises UsageError where Slurm refuses a job, or has no room for any.
+    """
+    if not plan.jobs:
+        return
+    write_descriptions(store, plan.program, {plan.steps[i].key for i in plan.to_run()})
+    calls = calls_of(plan, profile, store)
+    first = calls[0].number
+
+    def refused(call: Call, error: Refused) -> None:
+        if call.number < first:  # another experiment's
+            submission.tell_refused(store, call, error)
+        else:
+            submission.drop(store, first)
+            raise UsageError(f"sbatch refused {call.job}: {error}") from error
+
+    submission.enqueue(store, calls)
+    try:
+        yield from submission.drain(store, refused)
+    except submission.Silent as error:
+        submission.drop(store, first)
+        raise UsageError(str(error)) from error
+    except submission.NoRoom as error:
+        submission.drop(store, first)
+        raise UsageError(
+            f"Slurm takes no more of your jobs now ({error}): submit again when some have ended"
+        ) from error

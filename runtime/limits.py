@@ -1,0 +1,165 @@
+"""How many more tasks Slurm takes from this user: the site's limits, and how much of them is used.
+
+Asked of scontrol, sacctmgr and squeue before anything is submitted. What nobody tells (no accounting,
+private data, a command that fails) is unknown, and bounds nothing.
+"""
+
+from __future__ import annotations
+
+import getpass
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY")
+ENDED_STATES = frozenset((*ENDED, "PREEMPTED", "REVOKED", "TIMEOUT"))
+FIELDS = ("ArrayJobID", "ArrayTaskID", "UserName", "Account", "QOS", "Partition", "State", "Comment")
+ASSOCIATION = "Account,User,Partition,GrpSubmit,MaxSubmit,DefaultQOS,ParentName"
+Ask = Callable[..., str | None]
+
+
+class Place(NamedTuple):
+    """Where a job is submitted, as its script says; None is the site's default."""
+
+    account: str | None = None
+    qos: str | None = None
+    partition: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One limit on the tasks that may be queued and running, and how many are."""
+
+    name: str
+    most: int
+    used: int
+
+    @property
+    def room(self) -> int:
+        return max(0, self.most - self.used)
+
+    def __str__(self) -> str:
+        return f"{self.name} is {self.most}, and {self.used} are there"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One task (or one job without tasks) that Slurm knows of, whoever's it is."""
+
+    job: str
+    user: str
+    account: str
+    qos: str
+    partition: str
+    comment: str
+    ended: bool
+
+
+def ask(*words: str, timeout: float = 60) -> str | None:
+    """What a command prints; None where it is missing, fails, or does not answer in time (seconds)."""
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def configuration(ask: Ask = ask) -> dict[str, str]:
+    """slurm.conf as slurmctld tells it; empty where it does not answer."""
+    lines = (ask("scontrol", "show", "config") or "").splitlines()
+    pairs = (line.partition("=") for line in lines if "=" in line)
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def max_array_size(config: Mapping[str, str]) -> int | None:
+    """Most tasks of an array whose first is 0; None where it is not known."""
+    return _number(config.get("MaxArraySize", ""))
+
+
+def known_tasks(ask: Ask = ask) -> list[Task] | None:
+    """Everything that slurmctld still knows, ended jobs too; None where it does not answer."""
+    layout = ",".join(f"{field}:;" for field in FIELDS)  # `:;` is a separator, and no width
+    told = ask("squeue", "--all", "--states=all", "--array", "--noheader", f"--Format={layout}")
+    if told is None:
+        return None
+    tasks: list[Task] = []
+    for line in told.splitlines():
+        job, _, user, account, qos, partition, state, comment = line.split(";", 7)
+        comment = comment.strip().removesuffix(";")
+        tasks.append(Task(job, user, account, qos, partition, comment, state in ENDED_STATES))
+    return tasks
+
+
+def bounds(
+    place: Place, tasks: Sequence[Task], config: Mapping[str, str], user: str | None = None, ask: Ask = ask
+) -> list[Bound]:
+    """The limits that hold for one more task of `user` at a place; unknown ones are left out."""
+    found = list(_of_the_site(tasks, config))
+    if "limits" in config.get("AccountingStorageEnforce", ""):
+        live = [task for task in tasks if not task.ended]
+        found += _of_accounting(place, live, config.get("ClusterName", ""), user or getpass.getuser(), ask)
+    return found
+
+
+def _of_the_site(tasks: Sequence[Task], config: Mapping[str, str]) -> Iterator[Bound]:
+    most = _number(config.get("MaxJobCount", ""))
+    if most is not None:  # jobs that have ended count until they are forgotten; one below it is the end
+        yield Bound("MaxJobCount of the cluster", most - 1, len(tasks))
+
+
+def _of_accounting(place: Place, live: Sequence[Task], cluster: str, user: str, ask: Ask) -> Iterator[Bound]:
+    def rows(*words: str) -> list[list[str]]:
+        told = ask("sacctmgr", "-nP", "show", *words) or ""
+        return [line.split("|") for line in told.splitlines()]
+
+    named = place.account or next((row[0] for row in rows("user", user, "format=DefaultAccount")), "")
+    own = rows("assoc", "where", f"cluster={cluster}", f"user={user}", f"format={ASSOCIATION}")
+    mine = [row for row in own if row[0] == named and row[2] in ("", place.partition)]
+    if not mine:
+        return
+    accounts = {
+        row[0]: row for row in rows("assoc", "where", f"cluster={cluster}", "user=", f"format={ASSOCIATION}")
+    }
+    association = max(mine, key=lambda row: row[2])  # that of the partition before the general one
+    in_account = [task for task in live if task.account == named]
+    yield from _bound(
+        f"MaxSubmitJobs of account {named}", association[4], in_account, lambda t: t.user == user
+    )
+    yield from _bound(
+        f"GrpSubmitJobs of {user} in {named}", association[3], in_account, lambda t: t.user == user
+    )
+    for name in _ancestors(named, accounts):
+        yield from _bound(
+            f"GrpSubmitJobs of account {name}",
+            accounts[name][3],
+            live,
+            lambda t, n=name: n in _ancestors(t.account, accounts),
+        )
+    qos = place.qos or association[5] or "normal"
+    for row in rows("qos", "where", f"name={qos}", "format=Name,GrpSubmit,MaxSubmitPA,MaxSubmitPU"):
+        in_qos = [task for task in live if task.qos == row[0]]
+        yield from _bound(f"GrpSubmitJobs of QOS {qos}", row[1], in_qos, lambda t: True)
+        yield from _bound(
+            f"MaxSubmitJobsPerAccount of QOS {qos}", row[2], in_qos, lambda t: t.account == named
+        )
+        yield from _bound(f"MaxSubmitJobsPerUser of QOS {qos}", row[3], in_qos, lambda t: t.user == user)
+
+
+def _ancestors(account: str, accounts: Mapping[str, Sequence[str]]) -> list[str]:
+    """An account and those above it."""
+    found: list[str] = []
+    while account in accounts and account not in found:
+        found.append(account)
+        account = accounts[account][6]
+    return found
+
+
+def _bound(name: str, most: str, tasks: Iterable[Task], counts: Callable[..., bool]) -> Iterator[Bound]:
+    number = _number(most)
+    if number is not None:
+        yield Bound(name, number, sum(counts(task) for task in tasks))
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdigit() else None
