@@ -1,8 +1,8 @@
 """The write-ahead log of submission: calls of sbatch that are on file before they are made.
 
-    <store>/.submissions/backlog/N.json   a call: its script, tasks and keys, and how far it is made
-    <store>/.submissions/jobs/TOKEN.json  what the tasks of one Slurm job do
-    <store>/.submissions/TOKEN.json       one Slurm job: what it makes, written before it is asked for
+    <store>/.submissions/backlog/USER/N.json  a call: script, tasks and keys, and how far it is made
+    <store>/.submissions/jobs/TOKEN.json      what the tasks of one Slurm job do
+    <store>/.submissions/TOKEN.json           one Slurm job: what it makes, written before it is asked for
 
 What Slurm has no room for yet stays in the backlog. A small Slurm job, the carrier, goes on with it when
 the older half of what is queued has ended:
@@ -15,6 +15,7 @@ that was begun up by its token. A job that Slurm takes later than that finds not
 
 from __future__ import annotations
 
+import getpass
 import os
 import secrets
 import subprocess
@@ -93,8 +94,13 @@ def job_file(store: Store, token: str) -> Path:
     return _folder(store) / "jobs" / f"{token}.json"
 
 
+def _backlog(store: Store) -> Path:
+    """Each user has a backlog: nobody may be able to see what became of another's jobs."""
+    return _folder(store) / "backlog" / getpass.getuser()
+
+
 def _path(store: Store, number: int) -> Path:
-    return _folder(store) / "backlog" / f"{number:06}.json"
+    return _backlog(store) / f"{number:06}.json"
 
 
 def _write(store: Store, call: Call) -> Call:
@@ -111,7 +117,7 @@ def _read(path: Path) -> Call:
 
 def backlog(store: Store) -> list[Call]:
     """The calls on file in the order in which they are made; those already made are told by `left`."""
-    return [_read(path) for path in sorted((_folder(store) / "backlog").glob("[0-9]*.json"))]
+    return [_read(path) for path in sorted(_backlog(store).glob("[0-9]*.json"))]
 
 
 def enqueue(store: Store, calls: Iterable[Call]) -> None:
@@ -141,9 +147,9 @@ def _record_call(store: Store, call: Call, slurm_id: str | None) -> None:
 
 
 def _carriers(store: Store) -> dict[str, Mapping[str, Any]]:
-    """Token -> record of each carrier that is not forgotten."""
+    """Token -> record of each carrier of this user that is not forgotten."""
     records = (read_json(path) for path in _folder(store).glob("*.json"))
-    return {record["token"]: record for record in records if record.get("carrier")}
+    return {record["token"]: record for record in records if record.get("carrier") == getpass.getuser()}
 
 
 def lock(store: Store, wait_s: float) -> Claim | None:
@@ -337,7 +343,8 @@ def _keys_left(calls: Iterable[Call]) -> list[str]:
 def _send_carrier(store: Store, left: Sequence[Call], ours: Mapping[str, int], why: str) -> Made:
     """Submit a carrier, which starts when there is likely to be room again. Raises NoRoom."""
     token, first = secrets.token_hex(8), left[0]
-    told = {"experiment": first.experiment, "job": "carrier", "keys": [_keys_left(left)], "carrier": True}
+    told = {"experiment": first.experiment, "job": "carrier", "keys": [_keys_left(left)]}
+    told["carrier"] = getpass.getuser()
     _record(store, token, None, **told)
     try:
         text = first.carrier.replace(TOKEN, token)

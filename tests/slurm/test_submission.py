@@ -1,0 +1,228 @@
+"""Submission that survives: killed at any step, by two at once, and where not all fits at once."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.commands import alignc, artifacts, start
+from tests.conftest import Cluster, _cluster_script
+from tests.slurm.test_submit import wait_for
+from tests.specs import LIGHT
+
+pytestmark = pytest.mark.slurm
+
+
+@contextmanager
+def closed(slurm: Cluster) -> Iterator[None]:
+    """Jobs are taken and do not start; they are gone afterwards."""
+    slurm.command("scontrol", "update", "partitionname=main", "state=down")
+    try:
+        yield
+    finally:
+        cancel_all(slurm)
+        slurm.command("scontrol", "update", "partitionname=main", "state=up")
+
+
+def cancel_all(slurm: Cluster) -> None:
+    slurm.command("scancel", "--user", "root")
+    while slurm.command("squeue", "-h"):
+        time.sleep(0.1)
+
+
+def queued(slurm: Cluster, store: Path) -> Counter[str]:
+    """How many tasks in the queue make each key. A job that the store does not know of is an error."""
+    told = slurm.command("squeue", "-h", "--array", "--Format=ArrayTaskID:;,Comment:;")
+    count: Counter[str] = Counter()
+    for line in told.splitlines():
+        index, comment = line.split(";")[:2]
+        record = store / ".submissions" / f"{comment.removeprefix('alignc:')}.json"
+        assert record.exists(), f"an orphan: {line}"
+        count.update(set(json.loads(record.read_text())["keys"][int(index) if index.isdigit() else 0]))
+    return count
+
+
+def keys_of(spec: str, cwd: Path, *words: str) -> set[str]:
+    told = json.loads(alignc("status", spec, *words, "--format", "json", cwd=cwd, errors=False))
+    return {node["key"] for node in told["nodes"]}
+
+
+def killed(*words: str, cwd: Path) -> int:
+    done = subprocess.run([sys.executable, "-m", "tests.slurm.killed", *words], cwd=cwd, capture_output=True)
+    return done.returncode
+
+
+def test_a_submission_killed_at_any_step_is_made_whole_by_the_next(slurm: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "light.yaml").write_text(LIGHT)
+    words = ("submit", "light.yaml", "--store", "s", "--select", "prompts", "--select", "wrong")
+    wanted = keys_of("light.yaml", tmp_path, "--select", "prompts", "--select", "wrong")
+    steps = 0
+    with closed(slurm):
+        while True:
+            steps += 1
+            code = killed(str(steps), *words, cwd=tmp_path)
+            if code == 0:
+                break
+            assert code == -9
+            alignc(*words, cwd=tmp_path)
+            assert queued(slurm, tmp_path / "s") == dict.fromkeys(wanted, 1), f"killed at step {steps}"
+            assert not any((tmp_path / "s" / ".submissions" / "backlog").rglob("*.json"))
+            cancel_all(slurm)
+            shutil.rmtree(tmp_path / "s")
+    assert steps > 20  # two calls: each on file, begun, asked for, answered
+
+
+def test_a_job_that_slurm_takes_too_late_does_nothing(slurm: Cluster, tmp_path: Path) -> None:
+    """sbatch outlives its killed caller, and is heard only after the next submission looked."""
+    (tmp_path / "light.yaml").write_text(LIGHT)
+    words = ("submit", "light.yaml", "--store", "s", "--select", "prompts")
+    with closed(slurm):
+        step = next(n for n in range(1, 99) if killed(str(n), *words, cwd=tmp_path) and _begun(tmp_path))
+        (call,) = _begun(tmp_path)
+        alignc(*words, cwd=tmp_path)
+        script = call["text"].replace("<token>", call["begun"])
+        late = subprocess.run(["sbatch", "--parsable"], input=script, text=True, capture_output=True)
+        assert late.returncode == 0, (step, late.stderr)
+        slurm.command("scontrol", "update", "partitionname=main", "state=up")
+        wait_for("light.yaml", "s", tmp_path)
+        while slurm.command("squeue", "-h"):
+            time.sleep(0.1)
+        assert "COMPLETED" in slurm.command("scontrol", "show", "job", late.stdout.strip())
+    (log,) = (tmp_path / "s" / ".logs").glob("*.log")
+    assert log.read_text().count("== ") == 1  # one try
+    assert set(artifacts(tmp_path / "s").values()) == {"prepare"}
+
+
+def _begun(cwd: Path) -> list[dict[str, str]]:
+    found = (cwd / "s" / ".submissions" / "backlog").rglob("*.json")
+    return [call for call in (json.loads(path.read_text()) for path in found) if call["begun"]]
+
+
+def test_two_submissions_at_once_submit_each_node_once(slurm: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "light.yaml").write_text(LIGHT)
+    with closed(slurm):
+        for _ in range(5):
+            both = [start("submit", "light.yaml", "--store", "s", cwd=tmp_path) for _ in range(2)]
+            told = [process.communicate(timeout=60)[0] for process in both]
+            assert [process.returncode for process in both] == [0, 0], told
+            assert sum("nothing to submit" in text for text in told) == 1
+            assert queued(slurm, tmp_path / "s") == dict.fromkeys(keys_of("light.yaml", tmp_path), 1)
+            cancel_all(slurm)
+            shutil.rmtree(tmp_path / "s")
+
+
+@pytest.mark.slow
+def test_200_submissions_killed_at_random(slurm: Cluster, tmp_path: Path) -> None:
+    """Experiments that share work, each killed once somewhere and then submitted again."""
+    (tmp_path / "light.yaml").write_text(LIGHT)
+    chance = random.Random(4)
+    hit = 0
+    with closed(slurm):
+        for seed in range(200):
+            words = ("submit", "light.yaml", "--store", "s", "--set", f"axes.seed=[{seed}]")
+            process = start(*words, cwd=tmp_path)
+            time.sleep(chance.uniform(0.2, 1.0))
+            process.kill()
+            process.communicate()
+            hit += process.returncode == -9
+            alignc(*words, cwd=tmp_path)
+        count = queued(slurm, tmp_path / "s")
+        seeds = f"axes.seed={list(range(200))}"
+        assert count == dict.fromkeys(keys_of("light.yaml", tmp_path, "--set", seeds), 1)
+    print(f"{hit} of 200 were killed before they ended")
+    assert hit >= 50
+
+
+# ---------------------------------------------------------------- waves
+
+
+@pytest.fixture
+def small(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster that remembers six jobs at a time, and takes arrays of two."""
+    limits = "MaxJobCount=7\nMaxArraySize=2\nMinJobAge=2\n"
+    yield from _own_cluster(tmp_path_factory, monkeypatch, ACCOUNTING="0", EXTRA=limits)
+
+
+@pytest.fixture
+def counted(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A cluster with accounting that enforces limits, and an account lab."""
+    if shutil.which("mariadbd") is None or shutil.which("slurmdbd", path="/usr/sbin:/usr/bin") is None:
+        pytest.skip("slurmdbd and MariaDB are not installed")
+    enforce = "AccountingStorageEnforce=associations,limits,qos\n"
+    for cluster in _own_cluster(tmp_path_factory, monkeypatch, ACCOUNTING="1", EXTRA=enforce):
+        cluster.command("sacctmgr", "-i", "add", "account", "lab")
+        cluster.command("sacctmgr", "-i", "add", "user", "root", "account=lab")
+        yield cluster
+
+
+def _own_cluster(
+    factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, **knobs: str
+) -> Iterator[Cluster]:
+    folder = factory.mktemp("own")
+    monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+    try:
+        _cluster_script("up", folder, NODES="2", **knobs)
+        yield Cluster(folder, 2, knobs["ACCOUNTING"] == "1")
+    finally:
+        _cluster_script("down", folder)
+
+
+@pytest.mark.slow
+def test_what_slurm_has_no_room_for_follows_by_itself(small: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "light.yaml").write_text(LIGHT)
+    told = alignc("submit", "light.yaml", "--store", "s", cwd=tmp_path)
+    assert "MaxJobCount of the cluster is 6" in told and "tasks follow by themselves" in told
+    assert "nothing to submit" in alignc("submit", "light.yaml", "--store", "s", cwd=tmp_path)
+    assert set(wait_for("light.yaml", "s", tmp_path, 400).values()) == {"done"}
+
+
+@pytest.mark.accounting
+@pytest.mark.parametrize("limit", [2, 3, 5])
+def test_waves_stay_below_the_limit_of_the_account(counted: Cluster, tmp_path: Path, limit: int) -> None:
+    (tmp_path / "light.yaml").write_text(LIGHT)
+    (tmp_path / "lab.yaml").write_text("account: lab\n")
+    counted.command("sacctmgr", "-i", "modify", "account", "lab", "set", f"maxsubmit={limit}")
+    words = ("submit", "light.yaml", "--store", "s", "--cluster", "lab.yaml")
+    told = alignc(*words, cwd=tmp_path)
+    assert f"MaxSubmitJobs of account lab is {limit}, and 0 are there" in told
+    assert "nothing to submit: 0 nodes are done, 8 queued" in alignc(*words, cwd=tmp_path)
+    assert set(wait_for("light.yaml", "s", tmp_path, 300).values()) == {"done"}
+    log = (counted.folder / "slurmctld.log").read_text()
+    assert "MaxSubmitJob" not in log, "a limit was found by failing"
+
+
+@pytest.mark.accounting
+def test_a_second_experiment_waits_for_work_that_waits_for_room(counted: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "light.yaml").write_text(LIGHT)
+    more = LIGHT.replace("experiment: light", "experiment: more").replace("[0, 1]", "[1, 2]")
+    (tmp_path / "more.yaml").write_text(more)
+    (tmp_path / "lab.yaml").write_text("account: lab\n")
+    counted.command("sacctmgr", "-i", "modify", "account", "lab", "set", "maxsubmit=3")
+    for name in ("light", "more"):
+        alignc("submit", f"{name}.yaml", "--store", "s", "--cluster", "lab.yaml", cwd=tmp_path)
+    for name in ("light", "more"):
+        assert set(wait_for(f"{name}.yaml", "s", tmp_path, 300).values()) == {"done"}
+    tries = [path.read_text().count("== ") for path in (tmp_path / "s" / ".logs").glob("*.log")]
+    assert set(tries) == {1}
+
+
+@pytest.mark.accounting
+def test_no_room_at_all_is_told(counted: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "light.yaml").write_text(LIGHT)
+    counted.command("sacctmgr", "-i", "modify", "account", "lab", "set", "maxsubmit=1")
+    counted.command("sbatch", "--account=lab", "--hold", "--output=/dev/null", "--wrap=true")
+    (tmp_path / "lab.yaml").write_text("account: lab\n")
+    words = ("submit", "light.yaml", "--store", "s", "--cluster", "lab.yaml")
+    told = alignc(*words, cwd=tmp_path, code=2)
+    assert "MaxSubmitJobs of account lab is 1, and 1 are there" in told and "submit again when" in told
+    assert "8 waiting" in alignc("status", "light.yaml", "--store", "s", cwd=tmp_path)
