@@ -94,7 +94,6 @@ def test_a_job_that_slurm_takes_too_late_does_nothing(slurm: Cluster, tmp_path: 
         late = subprocess.run(["sbatch", "--parsable"], input=script, text=True, capture_output=True)
         assert late.returncode == 0, (step, late.stderr)
         slurm.command("scontrol", "update", "partitionname=main", "state=up")
-        wait_for("light.yaml", "s", tmp_path)
         while slurm.command("squeue", "-h"):
             time.sleep(0.1)
         assert "COMPLETED" in slurm.command("scontrol", "show", "job", late.stdout.strip())
