@@ -194,7 +194,7 @@ def test_waves_stay_below_the_limit_of_the_account(counted: Cluster, tmp_path: P
     words = ("submit", "light.yaml", "--store", "s", "--cluster", "lab.yaml")
     told = alignc(*words, cwd=tmp_path)
     assert f"MaxSubmitJobs of account lab is {limit}, and 0 are there" in told
-    assert "nothing to submit: 0 nodes are done, 8 queued" in alignc(*words, cwd=tmp_path)
+    assert "nothing to submit" in alignc(*words, cwd=tmp_path)
     assert set(wait_for("light.yaml", "s", tmp_path, 300).values()) == {"done"}
     log = (counted.folder / "slurmctld.log").read_text()
     assert "MaxSubmitJob" not in log, "a limit was found by failing"
