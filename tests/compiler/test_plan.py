@@ -11,8 +11,10 @@ import pytest
 
 from compiler import emit
 from compiler.cluster import Profile
-from compiler.plan import Plan, State, make_plan
+from compiler.plan import JobGroup, Plan, State, make_plan
 from compiler.program import Program
+from compiler.slurm import script_text, throttle
+from runtime.stage import Resources
 from runtime.store import Store
 from tests.compiler.specs import HEAD, STUDY, compile_text
 from tests.golden import check_golden
@@ -144,6 +146,36 @@ def test_gpus_are_asked_for(tmp_path: Path) -> None:
     assert plan.estimate.gpu_hours_at_most == 2.0
     any_type = replace_type(PROFILE)
     assert "#SBATCH --gres=gpu:2\n" in emit.to_sbatch(plan, any_type, Store(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("told", "gpus", "most"),
+    [
+        ({}, 2, None),
+        ({"parallel_tasks": 5}, 0, 5),
+        ({"max_gpus": 8}, 2, 4),
+        ({"max_gpus": 8}, 0, None),
+        ({"max_gpus": 8, "parallel_tasks": 3}, 2, 3),
+        ({"max_gpus": 1}, 2, 1),
+    ],
+)
+def test_tasks_at_once(told: dict[str, int], gpus: int, most: int | None) -> None:
+    job = JobGroup("a", ((0,), (1,)), Resources(gpus=gpus), 1, (), ())
+    profile = Profile.model_validate(told)
+    assert throttle(job, profile) == most
+    line = script_text(job, profile, token="t", logs="l", work="w").splitlines()[3]
+    assert line == "#SBATCH --array=0-1" + (f"%{most}" if most else "")
+
+
+def test_ten_thousand_nodes_take_at_most_twenty_calls(tmp_path: Path) -> None:
+    text = HEAD + (
+        f"axes: {{seed: {list(range(5000))}}}\nstages:\n"
+        "  prompts: {kind: prepare, source: tasks, split: {test: 50%}}\n"
+        "  tries: {kind: demonstrate, prompts: prompts.test, teacher: weak, seed: '${seed}'}\n"
+        "  score: {kind: evaluate, completions: tries}\n"
+    )
+    plan = make_plan(compile_text(tmp_path, text), State(), max_array=1001)  # Slurm's default
+    assert (len(plan.steps), len(plan.jobs)) == (10001, 11)
 
 
 def replace_type(profile: Profile) -> Profile:
