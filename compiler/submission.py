@@ -107,8 +107,7 @@ def submit(plan: Plan, profile: Profile, store: Store) -> Iterator[Made]:
     submission.enqueue(store, calls)
     try:
         yield from submission.drain(store, refused)
-    except submission.Silent as error:
-        submission.drop(store, first)
+    except submission.Silent as error:  # what became of the last call is for the next submission to see
         raise UsageError(str(error)) from error
     except submission.NoRoom as error:
         submission.drop(store, first)

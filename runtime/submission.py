@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -146,10 +147,16 @@ def _record_call(store: Store, call: Call, slurm_id: str | None) -> None:
     _record(store, call.begun, slurm_id, experiment=call.experiment, job=call.job, keys=keys)
 
 
+def _records(store: Store) -> Iterator[dict[str, Any]]:
+    """The records of jobs; those that somebody forgets meanwhile are left out."""
+    for path in _folder(store).glob("*.json"):
+        with suppress(FileNotFoundError):
+            yield read_json(path)
+
+
 def _carriers(store: Store) -> dict[str, Mapping[str, Any]]:
     """Token -> record of each carrier of this user that is not forgotten."""
-    records = (read_json(path) for path in _folder(store).glob("*.json"))
-    return {record["token"]: record for record in records if record.get("carrier") == getpass.getuser()}
+    return {r["token"]: r for r in _records(store) if r.get("carrier") == getpass.getuser()}
 
 
 def lock(store: Store, wait_s: float) -> Claim | None:
@@ -290,7 +297,8 @@ def drain(store: Store, refused: Callable[[Call, Refused], None], me: str | None
     calls = {call.number: call for call in backlog(store)}
     pending = [call for call in calls.values() if call.left]
     tasks = _known()
-    live = {task.job for task in tasks if not task.ended}
+    # Nobody comes after a carrier, which may stay until all is submitted.
+    live = {t.job for t in tasks if not t.ended} - {r["slurm_id"] for r in _carriers(store).values()}
     carried = _carried(store, tasks, but=me)
     room, why = _Room(tasks), ""
     left = sum(call.left for call in pending)
@@ -357,13 +365,8 @@ def _send_carrier(store: Store, left: Sequence[Call], ours: Mapping[str, int], w
 
 
 def _ours(store: Store, live: set[str]) -> dict[str, int]:
-    """Slurm id -> tasks, of the live jobs of this store's backlog and records, oldest first."""
-    records = [read_json(path) for path in _folder(store).glob("*.json")]
-    found = {
-        r["slurm_id"]: sum(map(bool, r["keys"]))
-        for r in records
-        if r["slurm_id"] in live and not r.get("carrier")
-    }
+    """Slurm id -> tasks, of the live jobs of this store, oldest first."""
+    found = {r["slurm_id"]: sum(map(bool, r["keys"])) for r in _records(store) if r["slurm_id"] in live}
     return {i: found[i] for i in sorted(found, key=int)}
 
 

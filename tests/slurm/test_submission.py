@@ -201,12 +201,15 @@ def test_waves_stay_below_the_limit_of_the_account(counted: Cluster, tmp_path: P
 
 
 @pytest.mark.accounting
-def test_a_second_experiment_waits_for_work_that_waits_for_room(counted: Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [2, 3])
+def test_a_second_experiment_waits_for_work_that_waits_for_room(
+    counted: Cluster, tmp_path: Path, limit: int
+) -> None:
     (tmp_path / "light.yaml").write_text(LIGHT)
     more = LIGHT.replace("experiment: light", "experiment: more").replace("[0, 1]", "[1, 2]")
     (tmp_path / "more.yaml").write_text(more)
     (tmp_path / "lab.yaml").write_text("account: lab\n")
-    counted.command("sacctmgr", "-i", "modify", "account", "lab", "set", "maxsubmit=3")
+    counted.command("sacctmgr", "-i", "modify", "account", "lab", "set", f"maxsubmit={limit}")
     for name in ("light", "more"):
         alignc("submit", f"{name}.yaml", "--store", "s", "--cluster", "lab.yaml", cwd=tmp_path)
     for name in ("light", "more"):
