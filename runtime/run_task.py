@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -44,9 +45,24 @@ def run_description(store_root: str, path: str) -> Outcome:
     return run_job(store, description)
 
 
+def _end_with_runner() -> None:
+    """Stop this process once its runner has gone, however that ended."""
+    from multiprocessing import parent_process  # a task of Slurm's needs none of it
+
+    runner = parent_process()
+    if runner is not None:
+        runner.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def run_child(store_root: str, path: str, environment: dict[str, str]) -> None:
-    """The same, for a child of a runner: it dies with its parent, so that no work goes on unseen."""
+    """The same, for a child of a runner: it ends with it, so that no work goes on unseen.
+
+    The kernel tells of the death of the server that forked it, which lives on with its children; so the
+    runner itself is watched too.
+    """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    threading.Thread(target=_end_with_runner, daemon=True).start()
     os.environ.update(environment)
     sys.exit(run_description(store_root, path))
 
