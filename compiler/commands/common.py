@@ -147,12 +147,21 @@ def plan_of(
 ) -> Plan:
     from compiler.memory import Past, remembered
     from compiler.plan import make_plan
+    from compiler.survey import choices
 
     state = state_of(program, store)
     past: Past = {}
     if not state.sealed.issuperset(program.keys):  # else nothing runs, and nobody asks why
         past = remembered(store, program.spec.experiment)
-    return make_plan(program, state, on_slurm=on_slurm, max_array=max_array, selected=selected, past=past)
+    return make_plan(
+        program,
+        state,
+        on_slurm=on_slurm,
+        max_array=max_array,
+        selected=selected,
+        past=past,
+        fell=choices(store),
+    )
 
 
 def remember_plan(plan: Plan, store: Store) -> None:
