@@ -21,7 +21,7 @@ from compiler.spec import Declaration, Spec, Stage
 from compiler.validate import validate
 from runtime.artifacts import Port, is_a
 from runtime.fields import Reference, taken, takes_many
-from runtime.stage import Leg, StageConfig
+from runtime.stage import Leg, StageConfig, StageKind
 
 Axes = dict[AxisId, Label]
 Ports = dict[str, Port]
@@ -39,6 +39,15 @@ class _Variant:
     body: Located
     config: StageConfig
     legs: tuple[Leg, ...]
+
+
+class _Input(NamedTuple):
+    """An input of a kind: its key as written, its field, the types it takes, and whether it takes many."""
+
+    key: str
+    name: str
+    takes: tuple[str, ...]
+    many: bool
 
 
 class _Outcome(NamedTuple):
@@ -73,8 +82,9 @@ class _Expander:
         if len(self.problems) > before or not inputs_known:
             return False
         made: list[Node] = []
+        asked = _inputs(stage.kind)
         for variant in variants:
-            made += self._nodes(stage, variant)
+            made += self._nodes(stage, variant, asked)
         if len(self.problems) == before and not made:
             message = f"stage `{stage.name}` has no instances: its inputs have no axis values in common"
             self.problems.append(Diagnostic("AC205", message, stage.body.place))
@@ -116,19 +126,17 @@ class _Expander:
 
     # ------------------------------------------------------------ inputs
 
-    def _nodes(self, stage: Stage, variant: _Variant) -> list[Node]:
+    def _nodes(self, stage: Stage, variant: _Variant, asked: Sequence[_Input]) -> list[Node]:
         rows: list[Row] = [(variant.axes, {})]
         many: list[tuple[str, list[Binding]]] = []
-        for key, name in input_keys(stage.kind).items():
+        for key, name, wanted, reduced in asked:
             reference: Reference | None = getattr(variant.config, name)
             if reference is None:
                 continue
-            place = variant.body.items[key]
-            info = stage.kind.config.model_fields[name]
-            readings = self._read_once(reference, place, taken(info))
+            readings = self._read_once(reference, variant.body.items[key], wanted)
             if readings is None:
                 return []
-            if takes_many(info):
+            if reduced:
                 many.append((name, readings))
             else:
                 rows = _join(rows, name, readings)
@@ -388,6 +396,12 @@ class _Expander:
             span = place.span if place is not variant.body else place.place
             notes = (("expanded from", place.origin),) if place.origin else ()
             self.problems.append(Diagnostic(problem.code, problem.message, span, problem.hint, notes))
+
+
+def _inputs(kind: StageKind) -> list[_Input]:
+    fields = kind.config.model_fields
+    keys = input_keys(kind)
+    return [_Input(key, name, taken(fields[name]), takes_many(fields[name])) for key, name in keys.items()]
 
 
 def _join(rows: list[Row], name: str, readings: list[Binding]) -> list[Row]:

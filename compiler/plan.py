@@ -158,7 +158,7 @@ def _decide(node: Node, identity: Identity, needs: Sequence[Step], state: State)
     if fresh:
         more = f" and {len(fresh) - 1} more" if len(fresh) > 1 else ""
         return "run", f"needs {fresh[0]}{more}, not made yet"
-    reached = state.reached.get(identity.trajectory, 0.0)
+    reached = state.reached.get(identity.trajectory, 0.0) if state.reached else 0.0
     if 0 < reached <= getattr(node.config, node.kind.prefix, 0):
         return "run", f"not made yet; goes on from {node.kind.prefix.removesuffix('s')} {reached:g}"
     return "run", "not made yet"

@@ -46,7 +46,7 @@ def survey(store: Store, identities: Iterable[Identity], queued: Mapping[str, st
             busy[key] = f"at work on {owner['host']}, process {owner['pid']}"
         if identity.asked in failures:
             failed[key] = _failure(store, identity.asked)
-        if identity.trajectory in trajectories:
+        if trajectories and identity.trajectory in trajectories:
             going[identity.trajectory] = reached(store.trajectory(identity.trajectory) / SCRATCH)
     realised = {key: read_json(store.realised(key))["key"] for key in store.realisations() if wanted}
     made = frozenset(key for key, real in realised.items() if real in sealed)
