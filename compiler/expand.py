@@ -335,9 +335,12 @@ class _Expander:
         config = leg.config
         if leg.axes:
             axes = {**axes, **{f"{stage.name}/{name}": value for name, value in leg.axes.items()}}
-        order = self._ordered(stage, tuple(axes))
+        given = tuple(axes)
+        order = self._ordered(stage, given)
         if order is None:
             return None
+        if order != given:
+            axes = {axis: axes[axis] for axis in order}
         ports = {name: _merged(bindings) for name, bindings in inputs.items()}
         memo = (id(config), *map(id, ports.values()))  # the config tells which inputs there are
         found = self._outcomes.get(memo)
@@ -348,7 +351,6 @@ class _Expander:
             shared = {name: self._ports.setdefault(port, port) for name, port in made.items()}
             templates = tuple(stage.kind.templates(config, ports))
             found = self._outcomes[memo] = _Outcome(config, ports, shared, templates)
-        axes = {axis: axes[axis] for axis in order}
         return Node(
             id=node_id(stage.name, axes),
             stage=stage.name,
