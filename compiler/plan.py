@@ -163,7 +163,7 @@ def _decide(node: Node, identity: Identity, needs: Sequence[Step], state: State)
         more = f" and {len(fresh) - 1} more" if len(fresh) > 1 else ""
         return "run", f"needs {fresh[0]}{more}, not made yet"
     why = state.stopped.get(key, "not made yet")
-    reached = state.reached.get(identity.trajectory, 0.0)
+    reached = state.reached.get(identity.trajectory, 0.0) if state.reached else 0.0
     if 0 < reached <= getattr(node.config, node.kind.prefix, 0):
         why += f"; goes on from {node.kind.prefix.removesuffix('s')} {reached:g}"
     return "run", why
