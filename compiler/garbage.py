@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.program import Program
-from compiler.slurm import queue, submissions
+from compiler.queue import queue, submissions
 from runtime.claims import owner_of, try_claim
 from runtime.files import read_json
 from runtime.identity import trajectory_key

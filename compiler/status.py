@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from compiler.program import Program
-from compiler.slurm import Queued
+from compiler.queue import Queued
 from compiler.survey import survey
 from runtime.files import read_json
 from runtime.store import Store

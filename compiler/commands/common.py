@@ -97,7 +97,7 @@ def select_nodes(program: Program, store: Store, selectors: Selectors) -> frozen
 
 def _words(program: Program, store: Store) -> Sequence[frozenset[str]]:
     """For each node what `state:` can ask for: its phase and what a plan would do with it."""
-    from compiler.slurm import queue
+    from compiler.queue import queue
     from compiler.status import node_states
 
     phases = node_states(program, store, queue(store))
@@ -128,7 +128,7 @@ def compile_(spec: str, overrides: tuple[str, ...], store: Store) -> Program:
 
 def state_of(program: Program, store: Store) -> State:
     """What the store and the queue know of a program; the queue is empty where there is no Slurm."""
-    from compiler.slurm import queue
+    from compiler.queue import queue
     from compiler.survey import survey
 
     return survey(store, program.identities, {key: task.slurm_id for key, task in queue(store).items()})

@@ -28,7 +28,7 @@ def command(
     alignc status specs/quickstart.yaml --nodes --select 'state:failed|blocked'
     """
     from compiler import status as told
-    from compiler.slurm import queue
+    from compiler.queue import queue
 
     store = open_store(store_path)
     program = compile_(spec, overrides, store)
