@@ -97,10 +97,10 @@ def select_nodes(program: Program, store: Store, selectors: Selectors) -> frozen
 
 def _words(program: Program, store: Store) -> Sequence[frozenset[str]]:
     """For each node what `state:` can ask for: its phase and what a plan would do with it."""
-    from compiler.queue import queue
+    from compiler.queue import look
     from compiler.status import node_states
 
-    phases = node_states(program, store, queue(store))
+    phases = node_states(program, store, look(store))
     steps = plan_of(program, store).steps
     return [frozenset({p.phase, s.action}) for p, s in zip(phases, steps, strict=True)]
 
@@ -150,6 +150,20 @@ def plan_of(
     if not state.sealed.issuperset(program.keys):  # else nothing runs, and nobody asks why
         past = remembered(store, program.spec.experiment)
     return make_plan(program, state, on_slurm=on_slurm, max_array=max_array, selected=selected, past=past)
+
+
+def history_of(store: Store) -> Callable[[str], float | None]:
+    """Kind -> seconds that its jobs in the store took, the median; None where there is none."""
+    from functools import cache
+
+    from compiler.cost.history import read_history
+
+    @cache
+    def usual(kind: str) -> float | None:
+        told = read_history(store, [kind], {}).wall_seconds(kind)
+        return None if told is None else told[0].likely
+
+    return usual
 
 
 def remember_plan(plan: Plan, store: Store) -> None:
