@@ -76,7 +76,10 @@ def node_states(program: Program, store: Store, seen: Look, usual: Usual = _unkn
         elif key in state.busy:
             since = float((owner_of(store.claim_folder(key)) or {}).get("since") or now)
             text, left_s = _progress(store, identity.asked, since)
-            told = NodeState(*common, "running", state.busy[key] + text, ran_s=now - since, left_s=left_s)
+            job = task.slurm_id if task is not None and task.live else ""
+            told = NodeState(
+                *common, "running", state.busy[key] + text, job, ran_s=now - since, left_s=left_s
+            )
         elif task is not None and (task.live or task.state == NEW):
             told = _in_queue(common, task, seen, now)
         elif bad:
