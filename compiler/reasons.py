@@ -29,6 +29,8 @@ WAITS = {
 }
 # What the names of limits end in, after `QOS` or `Assoc` or `AssocGrp` ...
 LIMITS = {
+    "Minutes": "its share of hours is used up",
+    "WallDurationPerJob": "asks for more time than a job may have",
     "JobsPerUser": "as many of your jobs run as may at once",
     "JobsPerAccount": "as many jobs of the account run as may at once",
     "SubmitJobPerUserLimit": "as many of your jobs are queued as may be",
@@ -38,8 +40,6 @@ LIMITS = {
     "CPU": "as many CPUs are in use as may be at once",
     "Mem": "as much memory is in use as may be at once",
     "Node": "as many nodes are in use as may be at once",
-    "Minutes": "its share of hours is used up",
-    "WallDurationPerJob": "asks for more time than a job may have",
 }
 ENDS = {
     "BOOT_FAIL": "a node did not start",
