@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import time
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import alignc, artifacts, start
-from tests.conftest import CLUSTER, Cluster
+from tests.conftest import Cluster
 from tests.slurm.test_submit import status, wait_for
 from tests.specs import LIGHT
 
@@ -27,6 +26,22 @@ def spec(slurm: Cluster, tmp_path: Path) -> Path:
 
 def nodes(cwd: Path) -> dict[str, dict[str, object]]:
     return {n["id"]: n for n in status("light.yaml", "s", cwd)["nodes"]}
+
+
+def start_slurmctld(slurm: Cluster) -> None:
+    """Start it again as cluster.sh did, and tell that of the new process."""
+    path = f"{os.environ['PATH']}:/usr/sbin"
+    log = slurm.folder / "cluster.log"
+    with log.open("a") as out:
+        subprocess.run(["slurmctld"], env={**os.environ, "PATH": path}, stdout=out, stderr=out, check=True)
+    deadline = time.monotonic() + 30
+    while "UP" not in subprocess.run(["scontrol", "ping"], capture_output=True, text=True).stdout:
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
+    pid = (slurm.folder / "slurmctld.pid").read_text().strip()
+    started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    kept = [li for li in (slurm.folder / "pids").read_text().splitlines() if not li.startswith("slurmctld ")]
+    (slurm.folder / "pids").write_text("\n".join([*kept, f"slurmctld {pid} {started}", ""]))
 
 
 def test_cancel_stops_a_node_and_what_depends_on_it_and_retry_makes_them(slurm: Cluster, spec: Path) -> None:
@@ -118,22 +133,14 @@ def test_a_slurmctld_that_stops_and_comes_back(slurm: Cluster, spec: Path) -> No
     try:
         alignc("submit", "light.yaml", "--store", "s", cwd=spec)
         assert nodes(spec)["prompts"]["phase"] == "queued"
-        pid = next(
-            int(line.split()[1]) for line in (slurm.folder / "pids").open() if line.startswith("slurmctld ")
-        )
-        os.kill(pid, signal.SIGTERM)
-        while (slurm.folder / "slurmctld.pid").exists() and Path(f"/proc/{pid}").exists():
-            time.sleep(0.1)
+        slurm.command("scontrol", "shutdown", "slurmctld")
         try:
             told = alignc("status", "light.yaml", "--store", "s", "--nodes", cwd=spec)
             assert told.count("queued") == 8 and "Slurm does not answer since" in told
             refused = alignc("cancel", "light.yaml", "prompts", "--yes", "--store", "s", cwd=spec, code=2)
             assert "squeue" in refused and "cannot be cancelled" in refused
         finally:
-            knobs = {"CLUSTER": str(slurm.folder), "NODES": str(slurm.nodes)}
-            with (slurm.folder / "cluster.log").open("a") as log:
-                again = {**os.environ, **knobs, "ACCOUNTING": str(int(slurm.accounting))}
-                subprocess.run(["bash", str(CLUSTER), "up"], env=again, stdout=log, stderr=log, check=True)
+            start_slurmctld(slurm)
         assert "does not answer" not in alignc("status", "light.yaml", "--store", "s", "--nodes", cwd=spec)
     finally:
         slurm.command("scontrol", "update", "partitionname=main", "state=up")
