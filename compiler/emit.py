@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from types import MappingProxyType
@@ -44,6 +45,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             {
                 "name": j.name,
                 "nodes": [steps[i].node.id for i in j.steps],
+                "tasks": [[steps[i].node.id for i in task] for task in j.tasks],
                 "array": j.array,
                 "after": list(j.after),
                 "after_slurm": list(j.after_slurm),
@@ -100,10 +102,10 @@ def _title(stage: str, steps: Sequence[Step]) -> str:
 
 def reasons(steps: list[Step]) -> str:
     """The reason that most of these steps share, and how many have another."""
-    counts: dict[str, int] = {}
-    for step in steps:
-        why = re.sub(r"\[[^\]]*=[^\]]*\]", "", step.why)  # the stage is enough where many nodes are one line
-        counts[why] = counts.get(why, 0) + 1
+    counts: Counter[str] = Counter()
+    for told, number in Counter(step.why for step in steps).items():
+        why = re.sub(r"\[[^\]]*=[^\]]*\]", "", told)  # the stage is enough where many nodes are one line
+        counts[why] += number
     most = max(counts, key=lambda why: counts[why])
     others = len(counts) - 1
     return most + (f" (and {others} other reason{'s' * (others > 1)})" if others else "")
@@ -199,7 +201,10 @@ def to_sbatch(plan: Plan, profile: Profile, store: Store) -> str:
     """Every script that `submit` would submit, each under its command line and its tasks."""
     parts: list[str] = []
     for script, call in preview(plan, profile, store):
-        tasks = [f"#   {n}: {plan.steps[i].node.id}" for n, i in enumerate(script.job.steps)]
+        tasks = [
+            f"#   {n}: {', '.join(plan.steps[i].node.id for i in task)}"
+            for n, task in enumerate(script.job.tasks)
+        ]
         parts.append("\n".join([f"# $ {call}", "# tasks:", *tasks, script.text]))
     return "\n".join(parts) if parts else "# nothing to submit"
 

@@ -19,7 +19,7 @@ from compiler.cost.words import duration, short
 from compiler.identify import Identity
 from compiler.plan import State
 from compiler.program import Program
-from compiler.queue import CLOCKS_S, ENDED, GRACE_S, MISSING, NEW, Look, Queued
+from compiler.queue import CLOCKS_S, GRACE_S, MISSING, NEW, Look, Queued
 from compiler.reasons import ends, waits
 from compiler.survey import survey
 from runtime.claims import owner_of
@@ -31,7 +31,9 @@ Phase = Literal["done", "running", "queued", "unknown", "failed", "lost", "block
 PHASES: tuple[Phase, ...] = ("done", "running", "queued", "unknown", "failed", "lost", "blocked", "waiting")
 OVER: tuple[Phase, ...] = ("done", "failed", "lost", "blocked")  # nothing more happens by itself
 SILENT_S = 900.0  # how long Slurm may be silent before what it said last is no longer believed
+UNTOLD = (MISSING, "COMPLETED")  # states that do not tell why there is no seal
 SHOWN = 10  # nodes of a phase that are listed
+IDLE = "not submitted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +87,8 @@ def node_states(program: Program, store: Store, seen: Look, usual: Usual = _unkn
         elif bad:
             told = NodeState(*common, "blocked", f"needs {bad[0]}, which is not to be had")
         else:
-            failed = _failed(store, identity, task, state)
-            told = _out_of_queue(common, task, state, failed, now)
+            recorded = _recorded(store, identity, task, state)
+            told = _out_of_queue(common, task, state, recorded, now)
         states.append(_with_time_left(told, usual(node.kind.name) if told.phase == "running" else None))
     return states
 
@@ -137,25 +139,27 @@ def _in_queue(common: tuple[str, str, str], task: Queued, seen: Look, now: float
     return NodeState(*common, phase, detail, task.slurm_id, reason, waited_s, ran_s)
 
 
-def _failed(store: Store, identity: Identity, task: Queued | None, state: State) -> bool:
-    """Whether there is a record of failure, and of the last submission, not of one before it."""
-    if identity.key not in state.failed or task is None:
-        return identity.key in state.failed
+def _recorded(store: Store, identity: Identity, task: Queued | None, state: State) -> bool:
+    """Whether there is a record of how the last submission ended, and not only of one before it."""
+    if task is None or (identity.key not in state.failed and identity.key not in state.stopped):
+        return True
     told = _read(store.failure(identity.asked)) or {}
     return float(told.get("time") or 0.0) >= task.submitted - CLOCKS_S
 
 
 def _out_of_queue(
-    common: tuple[str, str, str], task: Queued | None, state: State, failed: bool, now: float
+    common: tuple[str, str, str], task: Queued | None, state: State, recorded: bool, now: float
 ) -> NodeState:
     """Of a node that is neither sealed nor worked on nor queued."""
     key = common[2]
-    if failed:
+    if recorded and key in state.failed:
         return NodeState(*common, "failed", state.failed[key], task.slurm_id if task else "")
+    if recorded and key in state.stopped and (task is None or task.state in (*UNTOLD, "FAILED")):
+        return NodeState(*common, "waiting", state.stopped[key])
     if task is None:
-        return NodeState(*common, "waiting", "not submitted")
+        return NodeState(*common, "waiting", IDLE)
     gone = f"Slurm job {task.slurm_id}"
-    if task.state in ENDED and task.state != "COMPLETED":
+    if task.state not in UNTOLD:
         told = f"{gone}: {ends(task.state)} ({task.state}); `alignc retry` submits it again"
         return NodeState(*common, "failed", told, task.slurm_id)
     how = ends(task.state) if task.state != MISSING else "left the queue"
@@ -259,7 +263,8 @@ def _waiting(states: Sequence[NodeState]) -> str:
 def summary(told: Report) -> str:
     done = sum(s.phase == "done" for s in told.states)
     hours = f"; {short(told.gpu_hours)} GPU-hours spent" if told.gpu_hours is not None else ""
-    return f"{told.experiment}: {done} of {len(told.states)} nodes done; {_counts(told.states)}{hours}"
+    counts = f"; {_counts(told.states)}" if told.states else ""
+    return f"{told.experiment}: {done} of {len(told.states)} nodes done{counts}{hours}"
 
 
 def node_line(state: NodeState, width: int) -> str:
@@ -272,8 +277,8 @@ def to_text(told: Report, *, every_node: bool) -> str:
         width = max((len(s.id) for s in told.states), default=0)
         return "\n".join(node_line(s, width) for s in told.states)
     details: list[str] = []
-    for phase in ("failed", "lost", "unknown", "running"):
-        some = [s for s in told.states if s.phase == phase]
+    for phase in ("failed", "lost", "unknown", "running", "waiting"):
+        some = [s for s in told.states if s.phase == phase and s.detail != IDLE]
         details += [f"{phase}: {s.id}: {s.detail}" for s in some[:SHOWN]]
         more = len(some) - SHOWN
         details += [f"{phase}: {more} more; `--nodes --select state:{phase}` shows all"] if more > 0 else []
