@@ -202,10 +202,13 @@ def _memory_path(store: Store) -> Path:
 
 def _recall(store: Store) -> _Memory:
     told = _read(_memory_path(store))
-    if not isinstance(told, dict) or told.get("schema") != SCHEMA:
+    try:
+        if told["schema"] != SCHEMA:
+            return _Memory()
+        tasks = {t: {int(i): Queued(*row) for i, row in rows.items()} for t, rows in told["tasks"].items()}
+        return _Memory(told["answered"], told["asked"], tasks)
+    except (KeyError, TypeError, ValueError, AttributeError):  # damaged
         return _Memory()
-    tasks = {t: {int(i): Queued(*row) for i, row in rows.items()} for t, rows in told["tasks"].items()}
-    return _Memory(told["answered"], told["asked"], tasks)
 
 
 def _keep(store: Store, memory: _Memory) -> None:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from compiler.cost.words import duration, short
 from compiler.identify import Identity
@@ -28,7 +28,7 @@ from runtime.spending import spent
 from runtime.store import Store
 
 Phase = Literal["done", "running", "queued", "unknown", "failed", "lost", "blocked", "waiting"]
-PHASES: tuple[Phase, ...] = ("done", "running", "queued", "unknown", "failed", "lost", "blocked", "waiting")
+PHASES: tuple[Phase, ...] = get_args(Phase)
 OVER: tuple[Phase, ...] = ("done", "failed", "lost", "blocked")  # nothing more happens by itself
 SILENT_S = 900.0  # how long Slurm may be silent before what it said last is no longer believed
 UNTOLD = (MISSING, "COMPLETED")  # states that do not tell why there is no seal

@@ -241,7 +241,7 @@ def test_where_there_is_no_accounting_it_is_asked_once(fake: FakeSlurm) -> None:
 def test_a_memory_that_is_damaged_costs_words_only(fake: FakeSlurm) -> None:
     fake.submitted("prompts")
     fake.says("squeue", fake.row(None, "RUNNING"))
-    for text in ("{", "[]", '{"schema": "alignc.queue/2"}'):
+    for text in ("{", "[]", '{"schema": "alignc.queue/2"}', '{"schema": "alignc.queue/1"}'):
         (fake.store.root / ".queue.json").write_text(text)
         assert fake.status()["prompts"].phase == "running"
 

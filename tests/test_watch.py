@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from compiler import selectors
 from compiler.cancel import with_dependents
 from compiler.queue import Look
 from compiler.retry import forget_failures
-from compiler.status import Report, node_states, report, stage_lines
+from compiler.status import PHASES, Report, node_states, report, stage_lines
 from compiler.watch import LOCAL_S, LONGEST_S, SHORTEST_S, Watcher, interval
 from compiler.watch_screen import View, press, rows, screen
 from runtime.claims import try_claim
@@ -54,6 +55,10 @@ def test_watching_a_failure_ends_with_1(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- what is told
+
+
+def test_every_phase_can_be_selected() -> None:
+    assert selectors.PHASES == PHASES
 
 
 def test_a_running_job_tells_its_pace(store: Store, tmp_path: Path) -> None:
