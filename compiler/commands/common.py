@@ -97,10 +97,10 @@ def select_nodes(program: Program, store: Store, selectors: Selectors) -> frozen
 
 def _words(program: Program, store: Store) -> Sequence[frozenset[str]]:
     """For each node what `state:` can ask for: its phase and what a plan would do with it."""
-    from compiler.slurm import queue
+    from compiler.queue import look
     from compiler.status import node_states
 
-    phases = node_states(program, store, queue(store))
+    phases = node_states(program, store, look(store))
     steps = plan_of(program, store).steps
     return [frozenset({p.phase, s.action}) for p, s in zip(phases, steps, strict=True)]
 
@@ -131,7 +131,7 @@ def compile_(spec: str, overrides: tuple[str, ...], store: Store) -> Program:
 
 def state_of(program: Program, store: Store) -> State:
     """What the store and the queue know of a program; the queue is empty where there is no Slurm."""
-    from compiler.slurm import queue
+    from compiler.queue import queue
     from compiler.survey import survey
 
     return survey(store, program.identities, {key: task.slurm_id for key, task in queue(store).items()})
@@ -162,6 +162,20 @@ def plan_of(
         past=past,
         fell=choices(store),
     )
+
+
+def history_of(store: Store) -> Callable[[str], float | None]:
+    """Kind -> seconds that its jobs in the store took, the median; None where there is none."""
+    from functools import cache
+
+    from compiler.cost.history import read_history
+
+    @cache
+    def usual(kind: str) -> float | None:
+        told = read_history(store, [kind], {}).wall_seconds(kind)
+        return None if told is None else told[0].likely
+
+    return usual
 
 
 def remember_plan(plan: Plan, store: Store) -> None:

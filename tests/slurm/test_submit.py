@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,13 +17,20 @@ from tests.specs import LIGHT, TINY
 pytestmark = pytest.mark.slurm
 
 
+def status(spec: str, store: str, cwd: Path) -> dict[str, Any]:
+    """What `alignc status` tells as JSON."""
+    words = ("status", spec, "--store", store, "--format", "json")
+    told: dict[str, Any] = json.loads(alignc(*words, cwd=cwd, errors=False))
+    return told
+
+
 def wait_for(spec: str, store: str, cwd: Path, seconds: float = 240) -> dict[str, str]:
-    """Until no node is queued, running or waiting; returns node -> phase."""
+    """Until no node is queued, running, waiting or unknown; returns node -> phase."""
     deadline = time.monotonic() + seconds
     while True:
-        told = json.loads(alignc("status", spec, "--store", store, "--format", "json", cwd=cwd, errors=False))
+        told = status(spec, store, cwd)
         phases = {n["id"]: n["phase"] for n in told["nodes"]}
-        if not {"queued", "running", "waiting"} & set(phases.values()):
+        if not {"queued", "running", "waiting", "unknown"} & set(phases.values()):
             return phases
         assert time.monotonic() < deadline, json.dumps(told, indent=1)
         time.sleep(1)
