@@ -15,7 +15,9 @@ import time
 from pathlib import Path
 
 from runtime.files import read_json
-from runtime.run_job import Outcome, run_job
+from runtime.requeue import take_another_turn
+from runtime.run_job import Interrupted, Outcome, run_job
+from runtime.signals import HEARD, WARNING
 from runtime.store import Store
 
 _PR_SET_PDEATHSIG = 1
@@ -54,9 +56,16 @@ def run_child(store_root: str, path: str, environment: dict[str, str]) -> None:
 def main() -> None:
     store, job = sys.argv[1:]
     index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+    signal.signal(WARNING, lambda number, frame: HEARD.append(number))  # between two descriptions
     path = Path(job).absolute()
-    for description in read_json(path)["tasks"][index]:
-        outcome = run_description(os.path.abspath(store), str(path.parent / description))
+    for name in read_json(path)["tasks"][index]:
+        description = path.parent / name
+        if HEARD:
+            outcome = Interrupted(HEARD[0]).outcome
+        else:
+            outcome = run_description(os.path.abspath(store), str(description))
+        if outcome is Outcome.WARNED:
+            take_another_turn(Store(Path(store)), read_json(description))
         if outcome is not Outcome.SEALED:
             sys.exit(outcome)
 
