@@ -144,6 +144,15 @@ def _work(store: Store, description: Mapping[str, Any], claim: Claim) -> None:
     store.seal(job.kind.name, job.key, job.out, _manifest(store, job, meter))
 
 
+def _repeats(store: Store, key: str, trace: str) -> int:
+    """How often in a row, this time included, a job has ended with a traceback."""
+    with contextlib.suppress(OSError, ValueError):
+        before = read_json(store.failure(key))
+        if trace and before["traceback"] == trace:
+            return int(before.get("repeats", 1)) + 1
+    return 1
+
+
 def _record_failure(
     store: Store, description: Mapping[str, Any], outcome: Outcome, message: str, trace: str, seconds: float
 ) -> None:
@@ -154,6 +163,7 @@ def _record_failure(
         "outcome": outcome.name.lower(),
         "message": message,
         "traceback": trace,
+        "repeats": _repeats(store, key, trace),
         "time": time.time(),
         "host": socket.gethostname(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
