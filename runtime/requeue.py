@@ -14,7 +14,7 @@ from typing import Any
 from runtime.files import read_json, write_json
 from runtime.store import Store
 
-IDLE_TURNS = 2  # turns in a row that got no further, after which a person has to look
+IDLE_TURNS = 3  # turns in a row that got no further, after which a person has to look
 TURNS = "turns.json"
 
 
@@ -32,26 +32,29 @@ def _read(path: Any) -> dict[str, Any]:
         return {}
 
 
-def idle_turns(store: Store, key: str) -> int:
-    """How many turns in a row of a job, this one included, got no further; notes that this one ended."""
+def idle_turns(store: Store, key: str, *, further: bool = False) -> int:
+    """How many turns in a row of a job, this one included, got no further; notes that this one ended.
+
+    further: whether this turn has made something else.
+    """
     turns = _read(store.work(key) / TURNS)
     done = _read(store.progress(key)).get("done", 0)
     best = turns.get("best", 0)
-    idle = 0 if done > best else turns.get("idle", 0) + 1
+    idle = 0 if further or done > best else turns.get("idle", 0) + 1
     write_json(store.work(key) / TURNS, {"best": max(done, best), "idle": idle})
     return idle
 
 
-def take_another_turn(store: Store, description: Mapping[str, Any]) -> bool:
+def take_another_turn(store: Store, description: Mapping[str, Any], *, further: bool = False) -> bool:
     """Requeue the task of this process, which works on `description`. Slurm then ends this process.
 
-    Returns whether Slurm agreed; else a person has to submit again, and the job's failure record says so.
+    further: whether the task has made another of its nodes in this turn. Returns whether Slurm agreed; else a person has to submit again, and the job's failure record says so.
     """
     task = slurm_id()
     if task is None:
         return False
     key = description.get("asked", description["key"])
-    idle = idle_turns(store, key)
+    idle = idle_turns(store, key, further=further)
     if idle >= IDLE_TURNS:
         (store.work(key) / TURNS).unlink(missing_ok=True)  # whoever submits again means it
         _tell(store, key, f"{idle} turns in a row got no further, so it was not requeued", idle)

@@ -54,20 +54,23 @@ def run_child(store_root: str, path: str, environment: dict[str, str]) -> None:
 
 
 def main() -> None:
-    store, job = sys.argv[1:]
+    root, job = sys.argv[1:]
+    store, further = Store(Path(root).absolute()), False
     index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
     signal.signal(WARNING, lambda number, frame: HEARD.append(number))  # between two descriptions
     path = Path(job).absolute()
     for name in read_json(path)["tasks"][index]:
-        description = path.parent / name
+        description = read_json(path.parent / name)
+        made = store.locate(description["kind"], description["key"]) is not None
         if HEARD:
             outcome = Interrupted(HEARD[0]).outcome
         else:
-            outcome = run_description(os.path.abspath(store), str(description))
+            outcome = run_description(str(store.root), str(path.parent / name))
         if outcome is Outcome.WARNED:
-            take_another_turn(Store(Path(store)), read_json(description))
+            take_another_turn(store, description, further=further)
         if outcome is not Outcome.SEALED:
             sys.exit(outcome)
+        further = further or not made
 
 
 if __name__ == "__main__":
