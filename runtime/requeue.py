@@ -48,7 +48,8 @@ def idle_turns(store: Store, key: str, *, further: bool = False) -> int:
 def take_another_turn(store: Store, description: Mapping[str, Any], *, further: bool = False) -> bool:
     """Requeue the task of this process, which works on `description`. Slurm then ends this process.
 
-    further: whether the task has made another of its nodes in this turn. Returns whether Slurm agreed; else a person has to submit again, and the job's failure record says so.
+    further: whether the task has made another of its nodes in this turn. Returns whether Slurm agreed;
+    else a person has to submit again, and the job's failure record says so.
     """
     task = slurm_id()
     if task is None:

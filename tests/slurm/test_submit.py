@@ -81,12 +81,12 @@ def test_a_failed_node_blocks_its_readers_and_holds_nothing_up(slurm: Cluster, t
 def test_a_damaged_input_blocks_its_readers_alone(slurm: Cluster, tmp_path: Path) -> None:
     (tmp_path / "light.yaml").write_text(LIGHT)
     alignc("run", "light.yaml", "--store", "s", cwd=tmp_path)
-    states = json.loads(alignc("status", "light.yaml", "--store", "s", "--format", "json", cwd=tmp_path))
-    key = {node["id"]: node["key"] for node in states["nodes"]}
-    (right,) = (tmp_path / "s" / "demonstrate" / key["right"]).glob("*.jsonl")
+    manifests = (tmp_path / "s").glob("[!.]*/*/manifest.json")
+    folder = {json.loads(path.read_text())["id"]: path.parent for path in manifests}
+    right, *_ = folder["right"].glob("*.jsonl")
     right.write_text("")
-    for kind, id_ in (("demonstrate", "wrong[seed=1]"), ("label", "labels[seed=0]")):
-        shutil.rmtree(tmp_path / "s" / kind / key[id_])
+    for id_ in ("wrong[seed=1]", "labels[seed=0]"):
+        shutil.rmtree(folder[id_])
     alignc("submit", "light.yaml", "--store", "s", cwd=tmp_path)
     phases = wait_for("light.yaml", "s", tmp_path)
     assert phases["wrong[seed=1]"] == "done"  # it does not read what is damaged
