@@ -44,6 +44,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             {
                 "name": j.name,
                 "nodes": [steps[i].node.id for i in j.steps],
+                "tasks": [[steps[i].node.id for i in task] for task in j.tasks],
                 "array": j.array,
                 "after": list(j.after),
                 "after_slurm": list(j.after_slurm),
@@ -199,7 +200,10 @@ def to_sbatch(plan: Plan, profile: Profile, store: Store) -> str:
     """Every script that `submit` would submit, each under its command line and its tasks."""
     parts: list[str] = []
     for script, call in preview(plan, profile, store):
-        tasks = [f"#   {n}: {plan.steps[i].node.id}" for n, i in enumerate(script.job.steps)]
+        tasks = [
+            f"#   {n}: {', '.join(plan.steps[i].node.id for i in task)}"
+            for n, task in enumerate(script.job.tasks)
+        ]
         parts.append("\n".join([f"# $ {call}", "# tasks:", *tasks, script.text]))
     return "\n".join(parts) if parts else "# nothing to submit"
 

@@ -15,13 +15,17 @@ from runtime.store import Store
 
 NAME = "last.json"
 SCHEMA = "alignc.last/1"
-Past = Mapping[str, Mapping[str, Any]]  # node id -> its key and recipe
+# node id -> its key and recipe; and `real`, the key with choices followed, where that was known
+Past = Mapping[str, Mapping[str, Any]]
 
 
 def remember(store: Store, experiment: str, nodes: Iterable[tuple[Node, Identity]]) -> None:
     """Keep what these nodes are now, in graph order; what is known of others stays."""
-    symbolic = ((node.id, identity.symbolic()) for node, identity in nodes)
-    now = {id_: {"key": identity.key, "recipe": identity.recipe} for id_, identity in symbolic}
+    now: dict[str, Any] = {}
+    for node, identity in nodes:
+        asked = identity.symbolic()
+        real = {"real": identity.key} if identity.key != asked.key else {}
+        now[node.id] = {"key": asked.key, "recipe": asked.recipe, **real}
     told = {**remembered(store, experiment), **now}
     write_atomic(
         store.experiment(experiment) / NAME, canonical({"schema": SCHEMA, "nodes": told}), durable=False

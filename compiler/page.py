@@ -294,6 +294,7 @@ def _data(
                 "call": call,
                 "lines": [string(line) for line in script.text.splitlines()],
                 "steps": _runs(script.job.steps),
+                "sizes": _column([len(task) for task in script.job.tasks]),
             }
             for script, call in scripts[: limits.jobs]
         ],
@@ -308,7 +309,7 @@ def _lines(plan: Plan) -> tuple[list[StageLine], Drawing]:
     """The stages with their boxes, and the drawing these stand in."""
     stages = by_stage(plan)
     to_run: dict[str, list[Step]] = {}
-    for step in (plan.steps[i] for i in plan.to_run()):
+    for step in (plan.steps[task[0]] for job in plan.jobs for task in job.tasks):  # one time limit a task
         to_run.setdefault(step.node.stage, []).append(step)
     shown = {
         name: (matrix([s.node for s in steps]), steps[0].node.kind.name, _counts(steps))
@@ -346,17 +347,20 @@ def _fill(plan: Plan, scripts: Sequence[tuple[Script, str]], costs: CostWords, l
     lines, drawing = _lines(plan)
     jinja = environment().overlay(autoescape=True)
     script = jinja.get_template("plan/script.js").render()
-    listed = len(plan.steps) - sum(stage["left_out"] for stage in data["stages"])
+    shown = plan.shown()
+    listed = len(shown) - sum(stage["left_out"] for stage in data["stages"])
     return jinja.get_template("plan/plan.html.j2").render(
         experiment=plan.program.spec.experiment,
         spec=plan.program.spec.path,
-        nodes=len(plan.steps),
+        nodes=len(shown),
+        of=len(plan.steps) if plan.selected is not None else None,
         listed=listed,
         jobs=len(scripts),
         jobs_shown=len(data["jobs"]),
         estimate=[*totals(plan)[1:], *costs.plan],
         costs=costs.stages,
-        counts=_counts(plan.steps),
+        counts=_counts(shown),
+        changes=plan.effects,
         stages=lines,
         drawing=drawing,
         row_height=ROW_HEIGHT,

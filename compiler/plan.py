@@ -12,6 +12,7 @@ from compiler.graph import Node
 from compiler.identify import Identity
 from compiler.memory import Past
 from compiler.program import Program
+from runtime.fields import takes_many
 from runtime.job import CHOICE
 from runtime.stage import Resources
 
@@ -28,6 +29,8 @@ class State:
     sealed: frozenset[str] = frozenset()
     # key -> why its last try failed
     failed: Mapping[str, str] = field(default_factory=dict[str, str])
+    # key -> what ended its last try, where it did not fail but was asked to stop
+    stopped: Mapping[str, str] = field(default_factory=dict[str, str])
     # key -> who is at work on it or has it queued; `waiting_for` gives the Slurm job, where it is one
     busy: Mapping[str, str] = field(default_factory=dict[str, str])
     slurm_jobs: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -118,6 +121,7 @@ def _steps(
     state: State,
     selected: frozenset[int] | None,
     moved: Mapping[str, Cause],
+    fresh: frozenset[str],
     *,
     on_slurm: bool,
 ) -> list[Step]:
@@ -139,7 +143,7 @@ def _steps(
             why = f"the same work as {first[key]}, done once"
         spared = ""
         if action == "run" and node.id in moved and key not in first:
-            spared = _spared(moved[node.id], needed)
+            spared = _spared(moved[node.id], needed, fresh)
             action, why = "rerun", _because(moved[node.id], spared)
         first.setdefault(key, node.id)
         steps.append(Step(node, key, action, why, needs, spared))
@@ -158,17 +162,33 @@ def _decide(node: Node, identity: Identity, needs: Sequence[Step], state: State)
     if fresh:
         more = f" and {len(fresh) - 1} more" if len(fresh) > 1 else ""
         return "run", f"needs {fresh[0]}{more}, not made yet"
+    why = state.stopped.get(key, "not made yet")
     reached = state.reached.get(identity.trajectory, 0.0)
     if 0 < reached <= getattr(node.config, node.kind.prefix, 0):
-        return "run", f"not made yet; goes on from {node.kind.prefix.removesuffix('s')} {reached:g}"
-    return "run", "not made yet"
+        why += f"; goes on from {node.kind.prefix.removesuffix('s')} {reached:g}"
+    return "run", why
 
 
 def _moved(program: Program, past: Past, state: State) -> dict[str, Cause]:
     """Nodes that were made before under another key, and why it is another."""
     symbolic = replace(program, identities=tuple(i.symbolic() for i in program.identities))
     made = state.sealed | state.realised
-    return {id_: cause for id_, cause in causes(past, symbolic).items() if past[cause.was]["key"] in made}
+    found = causes(past, symbolic)
+    return {id_: c for id_, c in found.items() if made & {past[c.was]["key"], past[c.was].get("real")}}
+
+
+def _fresh_choices(program: Program, past: Past, moved: Mapping[str, Cause]) -> frozenset[str]:
+    """Choices that cannot fall as before: none of their candidates is as it was."""
+    found: set[str] = set()
+    for node, identity in zip(program.graph.nodes, program.identities, strict=True):
+        if node.id in moved and _is_choice(node):
+            fields = node.kind.config.model_fields.items()
+            name = next(name for name, info in fields if takes_many(info))
+            before = past[moved[node.id].was]["recipe"]["inputs"].get(name, ())
+            now = identity.symbolic().recipe["inputs"][name]
+            if not any(candidate in before for candidate in now):
+                found.add(node.id)
+    return frozenset(found)
 
 
 def _because(cause: Cause, spared: str) -> str:
@@ -177,13 +197,13 @@ def _because(cause: Cause, spared: str) -> str:
     return (f"unless {spared} falls as before: " if spared else "") + f"{first}{more}"
 
 
-def _spared(cause: Cause, needs: Sequence[Step]) -> str:
+def _spared(cause: Cause, needs: Sequence[Step], fresh: frozenset[str]) -> str:
     """The stage of the choice that may spare a node from running again; empty where none can.
 
-    A choice that falls as before spares whatever changed by nothing else.
+    A choice that falls as before spares whatever changed by nothing else; those of `fresh` cannot.
     """
     stages = {
-        step.node.stage if _is_choice(step.node) else step.after_choice
+        step.node.stage if _is_choice(step.node) and step.node.id not in fresh else step.after_choice
         for step in needs
         if step.action in (*MADE, "wait")
     }
@@ -220,14 +240,19 @@ def _unsubmittable(needs: Sequence[Step], state: State) -> tuple[Action, str] | 
     return None
 
 
+# Where a group stands: generation, rank of its stage, segment, and the last segment (rank of its stage,
+# number) that it waits for. Nodes that go on from runs of later stages are of a later generation.
+_Order = tuple[int, int, int, tuple[int, int]]
+
+
 @dataclass(slots=True, eq=False)
 class _Group:
-    """A group while it is filled. Groups are submitted in the order of generation, stage and segment."""
+    """A group while it is filled. Each comes after all groups that its nodes need."""
 
     stage: str
     resources: Resources
     processes: int
-    order: tuple[int, int, int]
+    order: _Order
     tasks: list[list[int]] = field(default_factory=list[list[int]])
 
 
@@ -254,28 +279,36 @@ def _members(
 ) -> tuple[list[_Group], dict[str, tuple[_Group, list[int]]]]:
     """The groups in order of submission, and the group and task of each key."""
     rank = {stage: number for number, stage in enumerate(program.graph.by_stage)}
-    generations = _generations(steps)
     groups: list[_Group] = []
     open_groups: dict[tuple[object, ...], _Group] = {}
     owner: dict[str, tuple[_Group, list[int]]] = {}
+    orders: list[_Order | None] = []  # of each step's group
     for index, step in enumerate(steps):
-        if step.action not in MADE or step.key in owner:
+        known = owner.get(step.key)
+        if step.action not in MADE or known is not None:
+            orders.append(known and known[0].order)
             continue
-        node = step.node
-        order = (generations[index], rank[node.stage], node.segment)
-        asked = (*order, *_asked(node))
+        node, asked = step.node, _asked(step.node)
+        reads = [o for n in step.needs if (o := orders[n]) is not None and n != node.follows]
+        order = _order(rank[node.stage], node.segment, reads)
         before = None if node.follows is None else owner.get(steps[node.follows].key)
-        if before is not None and asked == (*before[0].order, *_asked(steps[before[1][0]].node)):
-            before[1].append(index)
-            owner[step.key] = before
-            continue
-        group = open_groups.get(asked)
+        if before is not None:
+            ahead, task = before
+            same = ahead.order[1:] == order[1:] and _asked(steps[task[0]].node) == asked
+            if same and ahead.order >= order:
+                task.append(index)
+                owner[step.key] = before
+                orders.append(ahead.order)
+                continue
+            order = _order(rank[node.stage], node.segment, reads, ahead.order)
+        group = open_groups.get((order, asked))
         if group is None or len(group.tasks) == max_array:
-            group = open_groups[asked] = _Group(node.stage, node.resources, processes(node), order)
+            group = open_groups[order, asked] = _Group(node.stage, node.resources, processes(node), order)
             groups.append(group)
         task = [index]
         group.tasks.append(task)
         owner[step.key] = (group, task)
+        orders.append(order)
     return sorted(groups, key=lambda g: g.order), owner
 
 
@@ -285,18 +318,11 @@ def _asked(node: Node) -> tuple[object, ...]:
     return r.cpus, r.gpus, r.memory_gb, r.minutes, r.partition, processes(node)
 
 
-def _generations(steps: Sequence[Step]) -> list[int]:
-    """How many runs of other stages each node goes on from, at most, on any way to it.
-
-    Groups of one generation need each other only in the order of their stages.
-    """
-    found: list[int] = []
-    for step in steps:
-        follows = step.node.follows
-        crossing = follows is not None and steps[follows].node.stage != step.node.stage
-        here = max((found[n] for n in step.needs), default=0)
-        found.append(max(here, found[follows] + 1) if follows is not None and crossing else here)
-    return found
+def _order(rank: int, segment: int, reads: Sequence[_Order], *ahead: _Order) -> _Order:
+    """The place of a node behind all groups that it reads, and that of the run that it goes on from."""
+    waits = max(((o[1], o[2]) if o[2] else o[3] for o in reads), default=(0, 0))
+    place = (rank, segment, waits)
+    return (max((o[0] + (o[1:] >= place) for o in (*reads, *ahead)), default=0), *place)
 
 
 def _names(experiment: str, groups: Sequence[_Group]) -> dict[_Group, str]:
@@ -352,7 +378,8 @@ def make_plan(
         chosen = {program.identities[i].key for i in selected}
         selected = frozenset(i for i, key in enumerate(program.keys) if key in chosen)
     moved = _moved(program, past, state) if past else {}
-    steps = _steps(program, state, selected, moved, on_slurm=on_slurm)
+    fresh = _fresh_choices(program, past, moved) if past and moved else frozenset[str]()
+    steps = _steps(program, state, selected, moved, fresh, on_slurm=on_slurm)
     groups = _groups(program, steps, state, max_array or max(1, len(steps)))
     shown = steps if selected is None else [steps[i] for i in sorted(selected)]
     again = {s.node.id: moved[s.node.id] for s in shown if s.action == "rerun"}

@@ -66,7 +66,16 @@ def read_promise(path: Path) -> tuple[dict[str, Any], Arguments]:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         way_out = "`alignc plan SPEC --out plan.json` writes one"
-        raise UsageError(f"{path} is not a plan that can be carried out ({error!r}); {way_out}") from error
+        raise UsageError(f"{path} is not a plan that can be carried out; {way_out}") from error
+
+
+def is_promise(path: Path) -> bool:
+    """Whether a file is a plan, given where a spec is wanted."""
+    try:
+        told = read_json(path)
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and told.get("schema") == SCHEMA
 
 
 def broken(promised: Mapping[str, Any], plan: Plan, profile: Profile) -> list[str]:
@@ -96,10 +105,11 @@ def _store_moved(promised: Mapping[str, Any], plan: Plan) -> list[str]:
     asked = promised["promise"]["asked"]
     before: dict[str, str] = {node["id"]: node["action"] for node in promised["nodes"]}
     moved: dict[tuple[str, str], list[str]] = {}
-    for step, identity in zip(plan.steps, plan.program.identities, strict=True):
+    for index, (step, identity) in enumerate(zip(plan.steps, plan.program.identities, strict=True)):
         id_ = step.node.id
-        if asked.get(id_) == identity.asked and id_ in before:
-            old, new = WORDS[before[id_]], WORDS[step.action]
+        if asked.get(id_) == identity.asked:
+            shown = plan.selected is None or index in plan.selected
+            old, new = WORDS[before.get(id_, "skip")], WORDS[step.action if shown else "skip"]
             if old != new:
                 moved.setdefault((old, new), []).append(id_)
     return [f"store: {_some(ids)} {old}, and now {new}" for (old, new), ids in moved.items()]

@@ -293,6 +293,7 @@ def _sweep(name: str, body: Located, problems: list[Diagnostic]) -> dict[str, Lo
         elif key in body.items:
             message = f"stage `{name}` sets `{key}` and sweeps it"
             problems.append(Diagnostic("AC207", message, values.place, "remove one of the two"))
+            found[key] = values  # what reads the stage is not to blame
         else:
             found[key] = values
             problems += _repeated(f"the sweep of `{key}`", ((v.value, v.span) for v in values.elements))

@@ -15,6 +15,7 @@ from runtime.store import Store
 
 Phase = Literal["done", "running", "queued", "failed", "blocked", "waiting"]
 PHASES: tuple[Phase, ...] = ("done", "running", "queued", "failed", "blocked", "waiting")
+IDLE = "not submitted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def node_states(program: Program, store: Store, queued: Mapping[str, Queued]) ->
         elif key in state.failed:
             phase, detail = "failed", state.failed[key]
         else:
-            phase, detail = "waiting", "not submitted"
+            phase, detail = "waiting", state.stopped.get(key, IDLE)
         states.append(NodeState(node.id, node.stage, key, phase, detail))
     return states
 
@@ -76,11 +77,16 @@ def to_text(program: Program, states: Sequence[NodeState], *, every_node: bool) 
         stages.setdefault(state.stage, []).append(state)
     width = max((len(name) for name in stages), default=0)
     lines = [f"{name:<{width}}  {_counts(some)}" for name, some in stages.items()]
-    attention = [s for s in states if s.phase in ("failed", "running")]
+    attention = [s for s in states if s.phase in ("failed", "running") or _stopped(s)]
     details = [f"{s.phase}: {s.id}: {s.detail}" for s in attention]
     done = sum(s.phase == "done" for s in states)
-    summary = f"{program.spec.experiment}: {done} of {len(states)} nodes done; {_counts(states)}"
+    counts = f"; {_counts(states)}" if states else ""
+    summary = f"{program.spec.experiment}: {done} of {len(states)} nodes done{counts}"
     return "\n".join([*lines, "", *details, *([""] if details else []), summary])
+
+
+def _stopped(state: NodeState) -> bool:
+    return state.phase == "waiting" and state.detail != IDLE
 
 
 def _counts(states: Sequence[NodeState]) -> str:

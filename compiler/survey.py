@@ -34,6 +34,7 @@ def survey(store: Store, identities: Iterable[Identity], queued: Mapping[str, st
     wanted = {i.key: i for i in identities if i.key not in sealed}
     failures, working, trajectories = store.failures(), store.working(), store.trajectories()
     failed: dict[str, str] = {}
+    stopped: dict[str, str] = {}
     busy: dict[str, str] = {}
     slurm_jobs: dict[str, str] = {}
     going: dict[str, float] = {}
@@ -45,18 +46,20 @@ def survey(store: Store, identities: Iterable[Identity], queued: Mapping[str, st
         elif key in working and (owner := owner_of(store.claim_folder(key))) is not None:
             busy[key] = f"at work on {owner['host']}, process {owner['pid']}"
         if identity.asked in failures:
-            failed[key] = _failure(store, identity.asked)
+            outcome, message = _failure(store, identity.asked)
+            (stopped if outcome == "interrupted" else failed)[key] = message
         if identity.trajectory in trajectories:
             going[identity.trajectory] = reached(store.trajectory(identity.trajectory) / SCRATCH)
     realised = {key: read_json(store.realised(key))["key"] for key in store.realisations() if wanted}
     made = frozenset(key for key, real in realised.items() if real in sealed)
-    return State(sealed, failed, busy, slurm_jobs, going, made)
+    return State(sealed, failed, stopped, busy, slurm_jobs, going, made)
 
 
-def _failure(store: Store, key: str) -> str:
+def _failure(store: Store, key: str) -> tuple[str, str]:
+    """How a key's last try ended, in a word and in a line."""
     try:
         told = read_json(store.failure(key))
     except (OSError, ValueError):
-        return "unknown"
+        return "failed", "unknown"
     message = str(told["message"]).strip() or told["outcome"]
-    return message.splitlines()[0][:200]
+    return told["outcome"], message.splitlines()[0][:200]

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from runtime import declare
 from runtime.files import read_json, write_json
 from runtime.stage import Resources, StageKind, stage_kind
-from runtime.store import Damaged, Store
+from runtime.store import MANIFEST, Damaged, Store
 
 SCHEMA = "alignc.job/1"
 CHOICE = "choice.json"
@@ -117,6 +117,9 @@ def follow(store: Store, kind: str, key: str, path: str) -> tuple[str, str, str]
     """
     found = store.locate(kind, key)
     if found is None:
+        folder = store.artifact(kind, key)
+        if folder.exists():
+            raise Blocked(f"{folder} has no {MANIFEST}: remove it, and it will be made again")
         raise Blocked(f"the input {kind}/{key} is not there")
     _guard(store, kind, found)
     if path != CHOICE:

@@ -60,3 +60,31 @@ tables:
   main: {rows: {SFT: sft_test, RLAIF: rlaif_test}, columns: [win_rate, accuracy], over: [seed],
          compare: {RLAIF: SFT}}
 """
+
+# A choice between teachers, and work after it; no torch.
+PICK = """\
+experiment: pick
+axes: {seed: [0, 1]}
+llms:
+  strong: {provider: simulated}
+  fair: {provider: simulated, knows: [copy], error_rate: 0.3}
+  poor: {provider: simulated, knows: [copy], error_rate: 0.9}
+  bad: {provider: simulated, knows: [copy], error_rate: 0.95}
+  worst: {provider: simulated, knows: [copy], error_rate: 0.99}
+  good: {provider: simulated, knows: [copy, reverse], error_rate: 0.1}
+  judge: {provider: simulated, error_rate: 0.05}
+sources:
+  tasks: {kind: world, size: 200}
+stages:
+  prompts: {kind: prepare, source: tasks, split: {train: 75%, validation: 25%}}
+  right: {kind: demonstrate, prompts: prompts.validation, teacher: strong}
+  guess: {kind: demonstrate, prompts: prompts.validation, seed: "${seed}", sweep: {teacher: [poor, fair]}}
+  score: {kind: evaluate, completions: guess}
+  best: {kind: select, from: guess, by: score.accuracy}
+  labels: {kind: label, critic: judge, a: right, b: best}
+  again: {kind: prepare, source: best, limit: 20}
+  more: {kind: demonstrate, prompts: again, teacher: strong}
+  chosen: {kind: evaluate, completions: best, reference: right, evaluator: judge}
+tables:
+  main: {rows: {Chosen: chosen}, columns: [win_rate], over: [seed]}
+"""

@@ -55,7 +55,7 @@ def test_what_only_the_other_spec_needs_goes(both: Path) -> None:
     assert ".logs: 3, " in told and ".experiments: 1, " in told and "kept: 8 artifacts needed" in told
     assert artifacts(both / "s") == before
     told = alignc("gc", "light.yaml", "--store", "s", "--yes", cwd=both)
-    assert told.endswith("removed 7 of 7\n")
+    assert "removed 7 of 7\n" in told
     assert len(artifacts(both / "s")) == 8
     assert "0 to remove" in alignc("gc", "light.yaml", "--store", "s", "--yes", cwd=both)
     assert tables("light.yaml", "s", both) == shown

@@ -92,6 +92,20 @@ def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(light: Path) -> None:
     assert f"{NODES - done} nodes to run, {done} reused" in text
 
 
+def test_what_was_stopped_has_not_failed(light: Path) -> None:
+    (light / "slow.yaml").write_text(LIGHT.replace("size: 200", "size: 20000"))
+    process = start("run", "slow.yaml", "--store", "s", "-s", "prompts", cwd=light)
+    while not list((light / "s").glob(".work/*/out.*")):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=60)
+    status = alignc("status", "slow.yaml", "--store", "s", cwd=light)
+    assert "waiting: prompts: stopped by SIG" in status
+    assert "failed" not in status and "blocked" not in status
+    assert "+ prompts" in (plan := alignc("plan", "slow.yaml", "--store", "s", cwd=light))
+    assert "stopped by SIG" in plan and "failed" not in plan
+
+
 def test_two_runners_on_one_store_do_no_work_twice(light: Path) -> None:
     alignc("run", "light.yaml", "--store", "one", cwd=light)
     both = [start("run", "light.yaml", "--store", "two", cwd=light) for _ in range(2)]
@@ -141,6 +155,21 @@ def test_a_damaged_input_blocks_what_reads_it(light: Path) -> None:
     assert "another size than when it was sealed" in told
 
 
+def test_an_artifact_without_its_manifest_is_told_with_the_way_out(light: Path) -> None:
+    alignc("run", "light.yaml", "--store", "s", cwd=light)
+    (path,) = (light / "s" / "prepare").glob("*/manifest.json")
+    path.unlink()
+    told = alignc("run", "light.yaml", "--store", "s", "--set", "stages.right.seed=9", cwd=light, code=1)
+    assert f"{path.parent} has no manifest.json: remove it, and it will be made again" in told
+
+
+def test_an_experiment_without_stages(tmp_path: Path) -> None:
+    (tmp_path / "e.yaml").write_text("experiment: e\n")
+    assert "e: 0 nodes to run, 0 reused" in alignc("run", "e.yaml", cwd=tmp_path)
+    assert alignc("status", "e.yaml", cwd=tmp_path).strip() == "e: 0 of 0 nodes done"
+    assert "there is nothing to export: no stages" in alignc("export", "e.yaml", "out", cwd=tmp_path, code=2)
+
+
 @pytest.mark.slow
 def test_training_end_to_end_and_the_same_bits_again(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
@@ -159,7 +188,7 @@ def test_training_end_to_end_and_the_same_bits_again(tmp_path: Path) -> None:
 def test_a_spec_spreads_training_over_deepspeed_ranks(tmp_path: Path, stage: str) -> None:
     """Also: how a run is spread is no part of its key."""
     (tmp_path / "tiny.yaml").write_text(TINY[: TINY.index("  sft_answers:")])
-    alone = json.loads(alignc("plan", "tiny.yaml", "--format", "json", cwd=tmp_path))
+    alone = json.loads(alignc("plan", "tiny.yaml", "--format", "json", cwd=tmp_path, errors=False))
     words = ("--set", f"stages.base.parallel={{processes: 2, deepspeed: {stage}}}")
     assert "3 nodes in" in alignc("run", "tiny.yaml", "--store", "s", *words, cwd=tmp_path)
     (key,) = (n["key"] for n in alone["nodes"] if n["id"] == "base")

@@ -9,7 +9,7 @@ import click
 from compiler.commands.common import compile_, on_spec, open_store
 
 
-@click.command("adopt")
+@click.command("adopt", short_help="Take a checkpoint or data that you have as a node's artifact.")
 @click.option("--map", "pairs", multiple=True, metavar="FIELD=COLUMN", help="What the file calls a field.")
 @click.option("--link", is_flag=True, help="Hard links to the weights, no copies; do not change them later.")
 @on_spec

@@ -114,8 +114,11 @@ def open_store(path: str) -> Store:
 def compile_(spec: str, overrides: tuple[str, ...], store: Store) -> Program:
     """The compiled spec; its warnings are printed."""
     from compiler.program import compile_spec
+    from compiler.promise import SUFFIX, is_promise
     from compiler.survey import choices
 
+    if spec.endswith(SUFFIX) and is_promise(Path(spec)):
+        raise UsageError(f"{spec} is a plan: `run` and `submit` carry it out; name its spec here")
     # Hardly anything that is made here goes again soon: looking for garbage takes a third of the time.
     gc.disable()
     program = compile_spec(spec, overrides, store.root / ".fingerprints.json", choices(store))
@@ -153,11 +156,11 @@ def plan_of(
 
 
 def remember_plan(plan: Plan, store: Store) -> None:
-    """Keep what the plan's nodes are, so that the next plan can tell what has changed."""
+    """Keep what the nodes are that it carries out, so that the next plan can tell what has changed."""
     from compiler.memory import remember
 
-    identities = plan.program.identities
-    nodes = [(s.node, i) for s, i in zip(plan.steps, identities, strict=True) if s.action != "skip"]
+    steps = zip(plan.steps, plan.program.identities, strict=True)
+    nodes = [(step.node, identity) for step, identity in steps if step.action not in ("skip", "blocked")]
     remember(store, plan.program.spec.experiment, nodes)
 
 

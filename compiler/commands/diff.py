@@ -11,7 +11,7 @@ from compiler.commands.common import open_store, set_option, store_option
 from compiler.errors import UsageError
 
 
-@click.command("diff")
+@click.command("diff", short_help="Compare two specs as experiments.")
 @click.argument("spec_a", type=click.Path(dir_okay=False))
 @click.argument("spec_b", type=click.Path(dir_okay=False), required=False)
 @click.option("--against", metavar="REV", help="Compare the spec with itself at a git revision.")

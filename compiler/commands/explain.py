@@ -12,7 +12,7 @@ from compiler.errors import UsageError
 MOST = 10
 
 
-@click.command("explain")
+@click.command("explain", short_help="Explain a node: its key, where each value came from, who reads it.")
 @click.option("--format", "form", type=click.Choice(("text", "json")), default="text", show_default=True)
 @on_spec
 @click.argument("node")

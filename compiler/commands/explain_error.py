@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 
-@click.command("explain-error")
+@click.command("explain-error", short_help="Explain the code of an error or a warning.")
 @click.argument("code", required=False)
 def command(code: str | None) -> None:
     """Tell what the code of an error or a warning means, with an example; without CODE, list all codes.

@@ -18,7 +18,7 @@ from compiler.commands.common import (
 )
 
 
-@click.command("export")
+@click.command("export", short_help="Write plain sbatch scripts that work without the compiler.")
 @click.option("--cluster", metavar="PROFILE", help="Cluster profile: a name in specs/clusters, or a file.")
 @click.option("--missing", is_flag=True, help="Only what is not in the store yet.")
 @on_spec
@@ -56,6 +56,8 @@ def command(
     made = make_plan(program, state, max_array=profile.max_array_size, selected=selected)
     if tell_blocked(made, "exported"):
         raise UsageError("nothing was exported")
+    if not made.shown():
+        raise UsageError("there is nothing to export: no stages, or none selected")
     if not made.jobs:
         raise UsageError(
             f"nothing is missing in {store.root}: export all with the same words, `--missing` left out"

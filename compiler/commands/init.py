@@ -13,7 +13,7 @@ from compiler.errors import UsageError
 from compiler.starter import QUESTIONS, STARTERS, Starter, starter_text
 
 
-@click.command("init")
+@click.command("init", short_help="Write a starter spec, by question or by flag.")
 @click.argument("file", default="study.yaml", type=click.Path(dir_okay=False))
 @click.option("--template", type=click.Choice(list(STARTERS)), help="Which starter.")
 @click.option("--data", metavar="FILE", help="JSON lines with `prompt` and `completion`.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import click
 
@@ -23,7 +24,7 @@ from compiler.commands.common import (
 FORMATS = ("text", "json", "dot", "mermaid", "sbatch", "html")
 
 
-@click.command("plan")
+@click.command("plan", short_help="Show what would run, why, and what it costs.")
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="What to print."
 )
@@ -50,6 +51,8 @@ def command(
 ) -> None:
     """Show what would run, why, and what it will cost, before anything runs; touches nothing.
 
+    Exits with 1 where that is over the budget.
+
     \b
     alignc plan specs/quickstart.yaml
     alignc plan specs/quickstart.yaml --nodes
@@ -71,26 +74,26 @@ def command(
     made = plan_of(program, store, on_slurm=on_slurm, max_array=profile.max_array_size, selected=selected)
     if out is not None:
         keep_plan(out, made, asked_for(spec, store_path, overrides, selectors, cluster)[0], profile)
+    costs, budget = costs_of(made, store, profile)
     if form == "sbatch":
         click.echo(emit.to_sbatch(made, profile, store))
     elif form == "html":
         from compiler.page import CostWords, to_html
 
-        costs, budget = costs_of(made, store, profile)
         nodes = {index: table.in_words(cost) for index, cost in costs.nodes.items()}
         words = CostWords(table.summary(made, costs, budget), table.stage_words(made, costs), nodes)
         click.echo(to_html(made, profile, store, words))
     elif form == "text":
-        costs, budget = costs_of(made, store, profile)
         hours = {made.steps[i].node.id: cost.gpu_hours.likely for i, cost in costs.nodes.items()}
         text = emit.to_text(made, every_node=every_node, gpu_hours=hours)
-        lines = [text, *table.summary(made, costs, budget)]
-        click.echo("\n".join(lines))
+        click.echo("\n".join([text, *table.summary(made, costs, budget)]))
         if show_cost and costs.nodes:
             click.echo("\n" + table.by_stage(made, costs))
     elif form == "json":
         told = emit.plan_json(made)
-        table.add_json(made, told, *costs_of(made, store, profile))
+        table.add_json(made, told, costs, budget)
         click.echo(json.dumps(told, indent=2, ensure_ascii=False))
     else:
         click.echo(emit.DRAWINGS[form](made))
+    if any(held.over for held in budget):
+        sys.exit(1)

@@ -18,7 +18,7 @@ from compiler.commands.common import (
 )
 
 
-@click.command("results")
+@click.command("results", short_help="Print the tables, and write them with figures and a report.")
 @click.option(
     "--out", type=click.Path(file_okay=False), help="Folder to write; results/EXPERIMENT by default."
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 
-@click.command("schema")
+@click.command("schema", short_help="Write the JSON schema of specs, for editors.")
 @click.option("--out", type=click.Path(dir_okay=False), help="File to write; standard output by default.")
 @click.option("--profile", is_flag=True, help="The schema of cluster profiles instead.")
 def command(out: str | None, profile: bool) -> None:

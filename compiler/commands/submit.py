@@ -22,7 +22,7 @@ from compiler.commands.common import (
 )
 
 
-@click.command("submit")
+@click.command("submit", short_help="Submit to Slurm what is neither done nor queued.")
 @click.option("--cluster", metavar="PROFILE", help="Cluster profile: a name in specs/clusters, or a file.")
 @on_spec
 @select_options

@@ -54,11 +54,18 @@
       for (const step of needs(node)) found.has(step) ? found.get(step).push(node.step) : found.set(step, [node.step]);
     return found;
   });
+  const tasksOf = (job) => {
+    const found = [];
+    for (const step of unfold(job.steps))
+      if (found.length && found.at(-1).length < at(job.sizes, found.length - 1)) found.at(-1).push(step);
+      else found.push([step]);
+    return found;
+  };
   const tasks = lazily(() => {
     const found = new Map();
     for (const job of data.jobs)
-      unfold(job.steps).forEach((step, task, all) => {
-        if (nodes.has(step)) found.set(nodes.get(step).key, { job, task, tasks: all.length });
+      tasksOf(job).forEach((steps, task, all) => {
+        for (const step of steps) if (nodes.has(step)) found.set(nodes.get(step).key, { job, task, tasks: all.length });
       });
     return found;
   });
@@ -213,7 +220,7 @@
     });
     const cut = stage.left_out ? ", of which the first " + stage.nodes.length.toLocaleString("en") + " are listed" : "";
     const own = data.jobs.filter((job) => job.stage === name);
-    const jobs = own.map((job) => script(job, ", " + plural(unfold(job.steps).length, "task")));
+    const jobs = own.map((job) => script(job, ", " + plural(tasksOf(job).length, "task")));
     return [
       h("h2", {}, name + " ", h("span", { class: "axes" }, stage.matrix)),
       h("p", {}, spaced(chips), stage.kind + ", " + plural(stage.nodes.length + stage.left_out, "node") + cut),

@@ -480,10 +480,10 @@ def test_plan_tells_the_cost_and_run_refuses_what_is_over_budget(tmp_path: Path)
         "critic: {provider: simulated, error_rate: 0.05}", "critic: {provider: openai, model: gpt-4-0613}"
     )
     (tmp_path / "study.yaml").write_text(text + "budget:\n  usd: 0.01\n")
-    shown = alignc("plan", "study.yaml", "--cost", cwd=tmp_path)
+    shown = alignc("plan", "study.yaml", "--cost", cwd=tmp_path, code=1)
     assert "likely to cost" in shown and "OVER BUDGET: $0.00 spent and $" in shown
     assert "rlaif" in shown and "price: prices.yaml of" in shown
-    told = json.loads(alignc("plan", "study.yaml", "--format", "json", cwd=tmp_path))
+    told = json.loads(alignc("plan", "study.yaml", "--format", "json", cwd=tmp_path, code=1))
     jsonschema.validate(told, SCHEMA)
     assert told["cost"]["budget"]["usd"]["over"] and told["cost"]["usd"][1] > 0.01
     assert told["nodes"][0]["cost"]["rows"] == [500, 500, 500]

@@ -224,6 +224,17 @@ def test_parts_of_a_training_split_are_training_prompts(tmp_path: Path) -> None:
     assert [d.code for d in caught.value.diagnostics] == ["AC333"]
 
 
+def test_a_stage_stays_where_it_is_written_when_a_field_is_overridden(tmp_path: Path) -> None:
+    plain, changed = (compile_text(tmp_path, STUDY, *more) for more in ((), ("stages.tune.batch_size=4",)))
+    assert [n.place for n in changed.graph.nodes] == [n.place for n in plain.graph.nodes]
+
+
+def test_a_stage_that_sets_what_it_sweeps_is_to_blame_alone(tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as caught:
+        compile_text(tmp_path, STUDY.replace("checkpoint_every: 2", "learning_rate: 1e-3"))
+    assert [d.code for d in caught.value.diagnostics] == ["AC207"]
+
+
 def test_a_sweep_of_dpo_shares_the_reference(tmp_path: Path) -> None:
     """One node for each model and data, and no part of the keys; a sweep of lengths shares nothing."""
     swept = STUDY.replace("learning_rate: 1e-4}", "sweep: {learning_rate: [1e-4, 2e-4], beta: [0.1, 0.2]}}")

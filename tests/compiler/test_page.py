@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from compiler import page
+from compiler.causes import recipes
 from compiler.cluster import Profile
 from compiler.emit import SIGNS
 from compiler.errors import Span
@@ -156,6 +157,32 @@ def test_jobs_with_their_scripts(study: Plan) -> None:
     ]
 
 
+def test_legs_of_one_run_are_one_task(tmp_path: Path) -> None:
+    """Nine checkpoints of a run have one time limit together."""
+    text = html(make_plan(compile_text(tmp_path, STUDY), State()))
+    job = next(j for j in data(text)["jobs"] if j["name"] == "study.tune")
+    assert (len(unfolded(job["steps"])), job["sizes"]) == (12, 3)
+    row = text[text.index('<a href="#stage=tune">') :].partition("</tr>")[0]
+    assert '<td class="r">48 CPU-h</td>' in row
+
+
+def test_a_selection_is_what_the_page_is_about(tmp_path: Path) -> None:
+    program = compile_text(tmp_path, STUDY)
+    chosen = [i for i, n in enumerate(program.graph.nodes) if n.stage in ("corpus", "prompts")]
+    seen = Page(html(make_plan(program, State(), selected=frozenset(chosen)))).text
+    assert "2 nodes of 58 selected in 2 stages" in seen and "+ 2 to run" in seen
+
+
+def test_what_has_changed_is_told(tmp_path: Path) -> None:
+    old = recipes(compile_text(tmp_path, STUDY))
+    program = compile_text(tmp_path, STUDY, "stages.rlaif.beta=0.2")
+    state = State(sealed=frozenset(node["key"] for node in old.values()))
+    seen = Page(html(make_plan(program, state, past=old))).text
+    assert "~ 6 to run again" in seen
+    change = "beta 0.1 -> 0.2, --set stages.rlaif.beta:1; 2 stages after it (4 nodes)"
+    assert f"Changed since the last run: {change}" in seen
+
+
 def test_nothing_comes_from_outside(study: Plan) -> None:
     text = html(study)
     seen = Page(text)
@@ -281,6 +308,15 @@ def test_a_stage_opens_to_its_nodes(study: Plan, tmp_path: Path) -> None:
     assert "reads base answers read by score~samples best" in seen.text
     assert "sweep: {learning_rate: [1e-3, 5e-4]}" in seen.text and "#SBATCH --array=0-2" in seen.text
     assert seen.text.endswith("learning_rate \\ seed 0 1 0.001 > + 0.0005 + + Show more (0 rows left)")
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_a_checkpoint_opens_to_its_runs_task(tmp_path: Path) -> None:
+    text = html(make_plan(compile_text(tmp_path, STUDY), State()))
+    seen = opened(text, "node=tune[seed=1,learning_rate=0.001,epoch=4]", tmp_path).text
+    assert "study.tune, task 2 of 0-3" in seen
+    assert "study.tune, 4 tasks" in opened(text, "stage=tune", tmp_path).text
 
 
 @pytest.mark.browser

@@ -20,7 +20,7 @@ def wait_for(spec: str, store: str, cwd: Path, seconds: float = 240) -> dict[str
     """Until no node is queued, running or waiting; returns node -> phase."""
     deadline = time.monotonic() + seconds
     while True:
-        told = json.loads(alignc("status", spec, "--store", store, "--format", "json", cwd=cwd))
+        told = json.loads(alignc("status", spec, "--store", store, "--format", "json", cwd=cwd, errors=False))
         phases = {n["id"]: n["phase"] for n in told["nodes"]}
         if not {"queued", "running", "waiting"} & set(phases.values()):
             return phases
