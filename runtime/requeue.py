@@ -58,7 +58,7 @@ def take_another_turn(store: Store, description: Mapping[str, Any], *, further: 
     idle = idle_turns(store, key, further=further)
     if idle >= IDLE_TURNS:
         (store.work(key) / TURNS).unlink(missing_ok=True)  # whoever submits again means it
-        _tell(store, key, f"{idle} turns in a row got no further, so it was not requeued", idle)
+        _tell(store, key, f"{idle} turns in a row got no further, so it was not requeued", idle=idle)
         return False
     print(f"requeueing Slurm job {task}", flush=True)
     try:
@@ -67,13 +67,13 @@ def take_another_turn(store: Store, description: Mapping[str, Any], *, further: 
     except OSError as error:
         problem = str(error)
     if problem:
-        _tell(store, key, f"Slurm did not requeue it: {problem}", idle)
+        _tell(store, key, f"Slurm did not requeue it: {problem}")
     return not problem
 
 
-def _tell(store: Store, key: str, more: str, idle: int) -> None:
+def _tell(store: Store, key: str, more: str, **figures: int) -> None:
     """Add to what the failure record says."""
     print(more, flush=True)
     record = _read(store.failure(key))
     if record:
-        write_json(store.failure(key), {**record, "message": f"{record['message']}; {more}", "idle": idle})
+        write_json(store.failure(key), {**record, "message": f"{record['message']}; {more}", **figures})

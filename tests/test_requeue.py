@@ -53,7 +53,8 @@ def described(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 def test_a_refusal_is_on_record(store: Store, described: dict[str, Any]) -> None:
     assert not take_another_turn(store, described)
-    assert "warned; Slurm did not requeue it: " in read_json(store.failure("k"))["message"]
+    record = read_json(store.failure("k"))
+    assert "warned; Slurm did not requeue it: " in record["message"] and "idle" not in record
 
 
 def test_idle_turns_end_it_and_a_new_submission_begins_to_count_anew(
