@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from types import MappingProxyType
@@ -101,10 +102,10 @@ def _title(stage: str, steps: Sequence[Step]) -> str:
 
 def reasons(steps: list[Step]) -> str:
     """The reason that most of these steps share, and how many have another."""
-    counts: dict[str, int] = {}
-    for step in steps:
-        why = re.sub(r"\[[^\]]*=[^\]]*\]", "", step.why)  # the stage is enough where many nodes are one line
-        counts[why] = counts.get(why, 0) + 1
+    counts: Counter[str] = Counter()
+    for told, number in Counter(step.why for step in steps).items():
+        why = re.sub(r"\[[^\]]*=[^\]]*\]", "", told)  # the stage is enough where many nodes are one line
+        counts[why] += number
     most = max(counts, key=lambda why: counts[why])
     others = len(counts) - 1
     return most + (f" (and {others} other reason{'s' * (others > 1)})" if others else "")

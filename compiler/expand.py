@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from compiler import interpolate
 from compiler.errors import Diagnostic, Span, near
@@ -52,6 +52,15 @@ class _Variant:
     legs: tuple[Leg, ...]
 
 
+class _Outcome(NamedTuple):
+    """What a config makes of its inputs' ports."""
+
+    config: StageConfig
+    ports: Ports
+    outputs: Ports
+    templates: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class _Expander:
     """Builds nodes stage by stage, in link order; problems are collected."""
@@ -61,10 +70,12 @@ class _Expander:
     by_stage: dict[str, tuple[int, ...]] = field(default_factory=dict[str, tuple[int, ...]])
     problems: list[Diagnostic] = field(default_factory=list[Diagnostic])
     # By identity of config and ports; the memo holds both, so that the ids stay theirs.
-    _outputs: dict[Any, tuple[StageConfig, Ports, Ports]] = field(default_factory=dict[Any, Any])
+    _outcomes: dict[Any, _Outcome] = field(default_factory=dict[Any, "_Outcome"])
     _ports: dict[Port, Port] = field(default_factory=dict[Port, Port])
     _declared_ports: dict[str, Port] = field(default_factory=dict[str, Port])
-    _order: dict[AxisId, int] = field(default_factory=dict[AxisId, int])
+    _readings: dict[Any, list[Binding]] = field(default_factory=dict[Any, list[Binding]])
+    _ranks: dict[AxisId, int] = field(default_factory=dict[AxisId, int])
+    _orders: dict[Any, tuple[AxisId, ...] | None] = field(default_factory=dict[Any, Any])
 
     def stage(self, stage: Stage, *, inputs_known: bool) -> bool:
         """Check a stage's configs and, where its inputs are known, add its nodes; true if it has some."""
@@ -95,9 +106,9 @@ class _Expander:
         for point in itertools.product(*(self.spec.axes[a] for a in axes)):
             chosen = dict(zip(axes, point, strict=True))
             labels: Axes = {a: v.label for a, v in chosen.items()}
+            filled = interpolate.substitute(stage.body, chosen)
             for swept, entries in self._sweep(stage, chosen):
-                body = interpolate.substitute(stage.body, chosen)
-                body = replace(body, value={**body.items, **entries})
+                body = replace(filled, value={**filled.items, **entries})
                 config, problems = validate(
                     stage.kind.config, body, f"stage `{stage.name.partition('~')[0]}`"
                 )
@@ -125,7 +136,7 @@ class _Expander:
                 continue
             place = variant.body.items[key]
             info = stage.kind.config.model_fields[name]
-            readings = self._read(reference, place, taken(info))
+            readings = self._read_once(reference, place, taken(info))
             if readings is None:
                 return []
             if takes_many(info):
@@ -138,6 +149,18 @@ class _Expander:
             self._node(stage, variant, leg, axes, inputs) for axes, inputs in rows for leg in variant.legs
         ]
         return [n for n in nodes if n is not None]
+
+    def _read_once(
+        self, reference: Reference, place: Located, wanted: tuple[str, ...]
+    ) -> list[Binding] | None:
+        """See `_read`; variants of a stage mostly read the same, which is then the same list."""
+        memo = (reference.stage, *reference.at.items(), *wanted)
+        found = self._readings.get(memo)
+        if found is None:
+            found = self._read(reference, place, wanted)
+            if found is not None:
+                self._readings[memo] = found
+        return found
 
     def _read(self, reference: Reference, place: Located, wanted: Sequence[str]) -> list[Binding] | None:
         """Everything that a reference stands for; None (and a problem) where it stands for nothing."""
@@ -319,39 +342,55 @@ class _Expander:
         inputs: dict[str, tuple[Binding, ...]],
     ) -> Node | None:
         config = leg.config
-        axes = {**axes, **{f"{stage.name}/{name}": value for name, value in leg.axes.items()}}
-        shown: dict[str, AxisId] = {}
-        for axis in axes:
-            other = shown.setdefault(axis_name(axis), axis)
-            if other != axis:
-                self._clash(stage, other, axis)
-                return None
-        ports = {name: _merged([b.port for b in bindings]) for name, bindings in inputs.items()}
-        memo = (id(config), tuple((n, id(p)) for n, p in ports.items()))
-        if memo not in self._outputs:
+        if leg.axes:
+            axes = {**axes, **{f"{stage.name}/{name}": value for name, value in leg.axes.items()}}
+        order = self._ordered(stage, tuple(axes))
+        if order is None:
+            return None
+        ports = {name: _merged(bindings) for name, bindings in inputs.items()}
+        memo = (id(config), *map(id, ports.values()))  # the config tells which inputs there are
+        found = self._outcomes.get(memo)
+        if found is None:
             self._check(stage, variant, ports)
             made = stage.kind.outputs(config, ports)
             # Equal ports are one, so that what reads them is looked up by identity.
             shared = {name: self._ports.setdefault(port, port) for name, port in made.items()}
-            self._outputs[memo] = (config, ports, shared)
-        ordered = dict(sorted(axes.items(), key=lambda item: self._rank(item[0])))
+            templates = tuple(stage.kind.templates(config, ports))
+            found = self._outcomes[memo] = _Outcome(config, ports, shared, templates)
+        axes = {axis: axes[axis] for axis in order}
         return Node(
-            id=node_id(stage.name, ordered),
+            id=node_id(stage.name, axes),
             stage=stage.name,
             kind=stage.kind,
-            axes=ordered,
+            axes=axes,
             config=config,
             inputs=inputs,
-            outputs=self._outputs[memo][2],
+            outputs=found.outputs,
+            templates=found.templates,
             place=stage.body.place,
             segment=leg.segment,
         )
 
-    def _rank(self, axis: AxisId) -> int:
-        """Declared axes first, in their order; then those of stages, in order of appearance."""
-        if not self._order:
-            self._order.update({a: i for i, a in enumerate(self.spec.axes)})
-        return self._order.setdefault(axis, len(self._order))
+    def _ordered(self, stage: Stage, axes: tuple[AxisId, ...]) -> tuple[AxisId, ...] | None:
+        """Declared axes first, in their order; then those of stages, in order of appearance.
+
+        None (and a problem) where two have the same name.
+        """
+        memo = (stage.name, axes)
+        if memo not in self._orders:
+            if not self._ranks:
+                self._ranks.update({a: i for i, a in enumerate(self.spec.axes)})
+            for axis in axes:
+                self._ranks.setdefault(axis, len(self._ranks))
+            self._orders[memo] = tuple(sorted(axes, key=self._ranks.__getitem__))
+            first: dict[str, AxisId] = {}
+            for axis in axes:
+                other = first.setdefault(axis_name(axis), axis)
+                if other != axis:
+                    self._clash(stage, other, axis)
+                    self._orders[memo] = None
+                    break
+        return self._orders[memo]
 
     def _clash(self, stage: Stage, one: AxisId, other: AxisId) -> None:
         owners = " and ".join(a.rpartition("/")[0] or "`axes`" for a in (one, other))
@@ -369,6 +408,9 @@ class _Expander:
 
 def _join(rows: list[Row], name: str, readings: list[Binding]) -> list[Row]:
     """Natural join on the axes that both sides have; what lacks an axis holds all along it."""
+    if len(readings) == 1 and not readings[0].axes:  # fits everywhere; the most frequent case
+        only = tuple(readings)
+        return [(axes, {**inputs, name: only}) for axes, inputs in rows]
     alike: dict[tuple[AxisId, ...], list[Binding]] = {}
     for reading in readings:
         alike.setdefault(tuple(reading.axes), []).append(reading)
@@ -389,9 +431,12 @@ def _join(rows: list[Row], name: str, readings: list[Binding]) -> list[Row]:
     return joined
 
 
-def _merged(ports: Sequence[Port]) -> Port:
+def _merged(bindings: Sequence[Binding]) -> Port:
     """One port for many candidates: they share their type; what any has seen counts."""
-    first = ports[0]
+    first = bindings[0].port
+    if len(bindings) == 1:
+        return first
+    ports = [b.port for b in bindings]
     if all(p is first for p in ports):
         return first
     return replace(

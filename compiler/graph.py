@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from compiler.errors import Span
 from compiler.interpolate import Label
@@ -16,6 +17,7 @@ from runtime.stage import Resources, StageConfig, StageKind
 AxisId = str
 
 
+@cache
 def axis_name(axis: AxisId) -> str:
     """The name of an axis as the user writes it."""
     return axis.rpartition("/")[2]
@@ -46,8 +48,8 @@ class Binding:
 class Node:
     """One job to be: a stage at one point of its axes. Nodes only need nodes before them.
 
-    A training that goes on from a shorter one `follows` it; `segment` is the part of its run to which
-    it belongs.
+    `templates` shape its result. A training that goes on from a shorter one `follows` it; `segment` is
+    the part of its run to which it belongs.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Node:
     config: StageConfig
     inputs: Mapping[str, tuple[Binding, ...]]
     outputs: Mapping[str, Port]
+    templates: tuple[str, ...]
     place: Span
     follows: int | None = None
     segment: int = 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from compiler.graph import Binding, Graph, Node
@@ -16,6 +17,7 @@ from runtime.fields import identifying, identity
 from runtime.files import canonical
 from runtime.identity import HASH_VERSION, text_key
 from runtime.job import CHOICE
+from runtime.stage import StageKind
 
 # (kind, key of a choice) -> the [key, path] that it fell on; None while it is not made
 Chosen = Callable[[str, str], tuple[str, str] | None]
@@ -71,33 +73,48 @@ def identify(
     found: list[Identity] = []
     declared: dict[str, Any] = {}
     parts: dict[tuple[int, tuple[str, ...]], _Part] = {}
+    moved: set[int] = set()  # nodes that stand for another key, or have chosen one, than was asked for
 
-    def source(binding: Binding) -> tuple[Any, Any]:
-        """An input in a recipe: as it is known now, and as it was asked for."""
+    @cache
+    def about(kind: StageKind, templates: tuple[str, ...]) -> tuple[Mapping[str, Any], str]:
+        """What recipes say of a kind, and its canonical text."""
+        digests = {name: template_digest(name) for name in templates}
+        told = {"kind": kind.name, "templates": digests, "version": kind.version}
+        return told, canonical(told)
+
+    @cache
+    def choice(index: int) -> tuple[str, str] | None:
+        return chosen(graph.nodes[index].kind.name, found[index].key)
+
+    def known(binding: Binding) -> Any:
+        """An input in a recipe, as it is known now."""
         if binding.node is None:
-            record = _declared(binding, contents, declared)
-            return record, record
-        made = found[binding.node]
-        known = (made.key, binding.path)
-        if binding.path == CHOICE:
-            known = chosen(graph.nodes[binding.node].kind.name, made.key) or known
-        return [*known, binding.metric], [made.asked, binding.path, binding.metric]
+            return _declared(binding, contents, declared)
+        if binding.path == CHOICE and (fallen := choice(binding.node)):
+            moved.add(binding.node)
+            return [*fallen, binding.metric]
+        return [found[binding.node].key, binding.path, binding.metric]
 
-    for node in graph.nodes:
-        templates = tuple(node.kind.templates(node.config, node.ports()))
-        part = parts.get((id(node.config), templates))
+    def asked_for(binding: Binding) -> Any:
+        """An input in a recipe, as it was asked for."""
+        if binding.node is None:
+            return _declared(binding, contents, declared)
+        return [found[binding.node].asked, binding.path, binding.metric]
+
+    for index, node in enumerate(graph.nodes):
+        memo = id(node.config), node.templates
+        part = parts.get(memo)
         if part is None:
-            digests = {name: template_digest(name) for name in templates}
-            part = parts[id(node.config), templates] = _part(node, digests)
-        read = ((name, node.inputs[name]) for name in identifying(type(node.config)) if name in node.inputs)
-        sources = {name: [source(b) for b in bindings] for name, bindings in read}
-        inputs = {name: [known for known, _ in pairs] for name, pairs in sources.items()}
-        before = {name: [asked for _, asked in pairs] for name, pairs in sources.items()}
+            part = parts[memo] = _part(node, *about(node.kind, node.templates))
+        read = [(name, node.inputs[name]) for name in identifying(type(node.config)) if name in node.inputs]
+        inputs = {name: [known(b) for b in bindings] for name, bindings in read}
         written = canonical(inputs)
         key = asked = part.key(written)
         asked_recipe = None
-        if before != inputs:
+        if moved and not moved.isdisjoint(node.reads):
+            before = {name: [asked_for(b) for b in bindings] for name, bindings in read}
             asked, asked_recipe = part.key(canonical(before)), {**part.recipe, "inputs": before}
+            moved.add(index)
         recipe = {**part.recipe, "inputs": inputs}
         found.append(Identity(key, recipe, asked, part.trajectory(written), asked_recipe))
     return tuple(found)
@@ -124,18 +141,14 @@ class _Part:
         return text_key(f"{self.before_trajectory}{inputs}{self.after}") if self.before_trajectory else ""
 
 
-def _part(node: Node, digests: Mapping[str, str]) -> _Part:
-    config = identity(node.config)
-    recipe = {
-        "hash": HASH_VERSION,
-        "kind": node.kind.name,
-        "version": node.kind.version,
-        "config": config,
-        "templates": digests,
-    }
+def _part(node: Node, about: Mapping[str, Any], about_text: str) -> _Part:
+    config, prefix = identity(node.config), node.kind.prefix
+    shared = {name: value for name, value in config.items() if name != prefix}
     # Keys of a canonical text are sorted: config and hash stand before inputs, the rest after it.
-    before, _, after = canonical({**recipe, "inputs": []}).rpartition('"inputs":[]')
-    prefix = node.kind.prefix
-    others = {name: value for name, value in config.items() if name != prefix}
-    shared = canonical({**recipe, "config": others, "inputs": []}).rpartition('"inputs":[]')[0]
-    return _Part(recipe, f'{before}"inputs":', after, f'{shared}"inputs":' if prefix else "")
+    before = f',"hash":{HASH_VERSION},"inputs":'
+    return _Part(
+        recipe={"hash": HASH_VERSION, "config": config, **about},
+        before=f'{{"config":{canonical(config)}{before}',
+        after=f",{about_text[1:]}",
+        before_trajectory=f'{{"config":{canonical(shared)}{before}' if prefix else "",
+    )

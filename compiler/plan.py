@@ -112,7 +112,7 @@ class Plan:
 
 def processes(node: Node) -> int:
     """Processes of a node's job: those of a training run that is spread over several."""
-    parallel = getattr(node.config, "parallel", None)
+    parallel = vars(node.config).get("parallel")  # getattr is slow where a model lacks the field
     return int(getattr(parallel, "processes", 1))
 
 
@@ -131,7 +131,7 @@ def _steps(
         key, follows = identity.key, node.follows
         # What goes on from a run that nobody wants now starts from the beginning, or where that got to.
         left_out = follows is not None and steps[follows].action == "skip"
-        needs = tuple(i for i in node.needs if not (left_out and i == follows))
+        needs = tuple(node.reads if left_out else node.needs)
         needed = [steps[i] for i in needs]
         action, why = _decide(node, identity, needed, state)
         if selected is not None:
@@ -258,6 +258,8 @@ class _Group:
 
 def _groups(program: Program, steps: Sequence[Step], state: State, max_array: int) -> list[JobGroup]:
     """Nodes to run, by stage and resources; at most `max_array` tasks in one group."""
+    if not any(step.action in MADE for step in steps):
+        return []
     groups, owner = _members(program, steps, max_array)
     names = _names(program.spec.experiment, groups)
     made: list[JobGroup] = []
@@ -342,7 +344,7 @@ def _estimate(steps: Sequence[Step], shown: Sequence[Step], jobs: Sequence[JobGr
     gpu_hours = sum(len(j.tasks) * j.resources.gpus * j.resources.minutes for j in jobs) / 60
     begins = {task[0] for job in jobs for task in job.tasks}  # a task has one time limit for all its nodes
     finish: list[int] = []
-    for index, step in enumerate(steps):
+    for index, step in enumerate(steps if jobs else ()):
         own = step.node.resources.minutes if index in begins else 0
         finish.append(own + max((finish[i] for i in step.needs), default=0))
     count = Counter(s.action for s in shown)

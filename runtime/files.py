@@ -12,10 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+# Made once, and without its look for circles, since plans write it ten thousands of times.
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False, check_circular=False
+)
+
 
 def canonical(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces; refuses what JSON cannot hold (NaN too)."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def digest_text(text: str) -> str:

@@ -102,10 +102,13 @@ class TrainingConfig(StageConfig):
         """
         horizon = None if self.schedule == "constant" else self.horizon or self.epochs
         told = {"checkpoint_every": None, "segments": 1, "horizon": horizon}
+        if self.checkpoint_every is None:  # one leg, most often as it is written
+            same = all(getattr(self, name) == value for name, value in told.items())
+            return [Leg({}, self if same else self.model_copy(update=told))]
         kept = self.kept_epochs()
         return [
             Leg(
-                {"epoch": epoch} if self.checkpoint_every else {},
+                {"epoch": epoch},
                 self.model_copy(update={**told, "epochs": epoch}),
                 number * self.segments // len(kept),
             )

@@ -17,8 +17,8 @@ from compiler.errors import UsageError, render
 
 if TYPE_CHECKING:
     from compiler.cluster import Profile
+    from compiler.cost.amounts import Costs
     from compiler.cost.budget import Held
-    from compiler.cost.estimate import Costs
     from compiler.plan import Plan, State
     from compiler.program import Program
     from compiler.promise import Arguments
@@ -113,14 +113,14 @@ def open_store(path: str) -> Store:
 
 def compile_(spec: str, overrides: tuple[str, ...], store: Store) -> Program:
     """The compiled spec; its warnings are printed."""
+    # Hardly anything that is made here goes again soon: looking for garbage takes a third of the time.
+    gc.disable()
     from compiler.program import compile_spec
     from compiler.promise import SUFFIX, is_promise
     from compiler.survey import choices
 
     if spec.endswith(SUFFIX) and is_promise(Path(spec)):
         raise UsageError(f"{spec} is a plan: `run` and `submit` carry it out; name its spec here")
-    # Hardly anything that is made here goes again soon: looking for garbage takes a third of the time.
-    gc.disable()
     program = compile_spec(spec, overrides, store.root / ".fingerprints.json", choices(store))
     gc.freeze()
     gc.enable()
@@ -257,18 +257,30 @@ def local_profile(program: Program) -> Profile:
 
 
 def costs_of(made: Plan, store: Store, profile: Profile) -> tuple[Costs, list[Held]]:
-    """What the nodes that are not sealed will cost, and how the budget stands."""
+    """What the nodes that are to be made will cost, and how the budget stands."""
+    from compiler.cost.amounts import Costs
+
+    costs = Costs({})
+    if any(step.action not in ("reuse", "skip") for step in made.steps):
+        costs = _estimated(made, store, profile)
+    limits = made.program.spec.budget
+    if limits.gpu_hours is None and limits.usd is None:
+        return costs, []
     from compiler.cost.budget import hold
+    from runtime.spending import spent
+
+    return costs, hold(made.program, costs, spent(store, made.program.spec.experiment))
+
+
+def _estimated(made: Plan, store: Store, profile: Profile) -> Costs:
     from compiler.cost.estimate import estimate
     from compiler.cost.facts import gather
     from compiler.cost.prices import read_tables
-    from runtime.spending import spent
 
     sealed = {step.key for step in made.steps if step.action == "reuse"}
     left_out = {step.key for step in made.steps if step.action == "skip"}
     facts = gather(made.program, sealed, store, read_tables(profile.prices))
-    costs = estimate(made.program, sealed | left_out, facts, profile)
-    return costs, hold(made.program, costs, spent(store, made.program.spec.experiment))
+    return estimate(made.program, sealed | left_out, facts, profile)
 
 
 def require_budget(made: Plan, store: Store, profile: Profile) -> None:

@@ -1,8 +1,8 @@
-"""Amounts that are not known exactly: a low, a likely and a high value, and arithmetic on them."""
+"""Amounts that are not known exactly: a low, a likely and a high value; and costs, which are made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -56,3 +56,53 @@ def total(amounts: Iterable[Range]) -> Range:
 def observed(values: Sequence[float]) -> Range:
     """What to expect after having seen these values: their median, and a quarter beyond their extremes."""
     return Range(min(values) / 1.25, median(values), max(values) * 1.25)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one node will cost. `unknown` says why there is no estimate; `unpriced` names an llm
+    without a known price. Tokens read: prompts, or what is trained on, over all epochs."""
+
+    rows: Range = NOTHING
+    tokens_read: Range = NOTHING
+    tokens_written: Range = NOTHING
+    flops: Range = NOTHING
+    seconds: Range = NOTHING
+    gpu_hours: Range = NOTHING
+    cpu_hours: Range = NOTHING
+    usd: Range = NOTHING
+    basis: tuple[str, ...] = ()
+    unknown: str = ""
+    unpriced: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Costs of all nodes that are not sealed, by their index; equal work is at its first node only."""
+
+    nodes: Mapping[int, Cost]
+
+    @property
+    def gpu_hours(self) -> Range:
+        return total(c.gpu_hours for c in self.nodes.values())
+
+    @property
+    def cpu_hours(self) -> Range:
+        return total(c.cpu_hours for c in self.nodes.values())
+
+    @property
+    def usd(self) -> Range:
+        return total(c.usd for c in self.nodes.values())
+
+    @property
+    def unpriced(self) -> list[str]:
+        return list(dict.fromkeys(c.unpriced for c in self.nodes.values() if c.unpriced))
+
+    @property
+    def unknown(self) -> dict[str, int]:
+        """Why some nodes have no estimate -> how many."""
+        found: dict[str, int] = {}
+        for cost in self.nodes.values():
+            if cost.unknown:
+                found[cost.unknown] = found.get(cost.unknown, 0) + 1
+        return found

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from compiler.cost.amounts import Range
-from compiler.cost.estimate import Costs
+from compiler.cost.amounts import Costs, Range
 from compiler.cost.words import dollars, short
 from compiler.errors import Diagnostic, Span, SpecError
 from compiler.program import Program

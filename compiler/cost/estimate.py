@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from typing import Any
 
 from compiler.cluster import Profile
-from compiler.cost.amounts import NOTHING, Range, exactly, total
+from compiler.cost.amounts import NOTHING, Cost, Costs, Range, exactly, total
 from compiler.cost.compute import (
     FORWARD,
     START_LIGHT_S,
@@ -41,56 +41,6 @@ VERDICT = Range(3, 6, 12)  # tokens of a verdict and nothing else
 LATENCY_S = Range(0.5, 2, 8)  # of one request to an API
 SIMULATED_S = exactly(0.0002)  # of one request to a program
 ROW_S = exactly(0.00005)  # of one row that is only read and written
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What one node will cost. `unknown` says why there is no estimate; `unpriced` names an llm
-    without a known price. Tokens read: prompts, or what is trained on, over all epochs."""
-
-    rows: Range = NOTHING
-    tokens_read: Range = NOTHING
-    tokens_written: Range = NOTHING
-    flops: Range = NOTHING
-    seconds: Range = NOTHING
-    gpu_hours: Range = NOTHING
-    cpu_hours: Range = NOTHING
-    usd: Range = NOTHING
-    basis: tuple[str, ...] = ()
-    unknown: str = ""
-    unpriced: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Costs:
-    """Costs of all nodes that are not sealed, by their index; equal work is at its first node only."""
-
-    nodes: Mapping[int, Cost]
-
-    @property
-    def gpu_hours(self) -> Range:
-        return total(c.gpu_hours for c in self.nodes.values())
-
-    @property
-    def cpu_hours(self) -> Range:
-        return total(c.cpu_hours for c in self.nodes.values())
-
-    @property
-    def usd(self) -> Range:
-        return total(c.usd for c in self.nodes.values())
-
-    @property
-    def unpriced(self) -> list[str]:
-        return list(dict.fromkeys(c.unpriced for c in self.nodes.values() if c.unpriced))
-
-    @property
-    def unknown(self) -> dict[str, int]:
-        """Why some nodes have no estimate -> how many."""
-        found: dict[str, int] = {}
-        for cost in self.nodes.values():
-            if cost.unknown:
-                found[cost.unknown] = found.get(cost.unknown, 0) + 1
-        return found
 
 
 def estimate(program: Program, sealed: Collection[str], facts: Facts, profile: Profile) -> Costs:

@@ -110,7 +110,7 @@ class Flows:
         return self._epochs(node) - before
 
     def _epochs(self, node: Node) -> int:
-        return int(getattr(node.config, "epochs", 0))
+        return int(vars(node.config).get("epochs", 0))
 
     def read(self, binding: Binding) -> Flow:
         """What a binding reads: counted where its artifact is sealed, else inferred."""
@@ -151,13 +151,13 @@ class Flows:
 
     def _shape(self, node: Node) -> Hashable:
         """All that rows, tokens and hours of a node depend on. Flows live as long as this object does."""
-        config, asked = node.config, node.resources
+        values, asked = vars(node.config), node.resources
         inputs = [
             (name, b.name if b.node is None else id(self.read(b)))
             for name, bindings in node.inputs.items()
             for b in bindings[:1]
         ]
-        fields = [getattr(config, name) for name in _shaping(type(config))]
+        fields = [values[name] for name in _shaping(type(node.config))]
         machine = asked.gpus, asked.cpus, processes(node)
         return node.kind.name, machine, self.own_epochs(node), _chat_of_model(node), *inputs, *fields
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from compiler.cost.amounts import Range, total
-from compiler.cost.budget import Held
-from compiler.cost.estimate import Cost, Costs
+from compiler.cost.amounts import Cost, Costs, Range, total
 from compiler.cost.words import dollars, duration, short, spread
 from compiler.plan import Plan
+
+if TYPE_CHECKING:
+    from compiler.cost.budget import Held
 
 HEADER = ("stage", "jobs", "rows", "tokens in", "out", "time each", "GPU-hours", "CPU-hours", "USD", "from")
 LEFT = ("stage", "from")  # columns that are not numbers

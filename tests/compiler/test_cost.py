@@ -10,10 +10,10 @@ import jsonschema
 import pytest
 
 from compiler.cluster import Profile, load_profile
-from compiler.cost.amounts import Range, exactly, observed
+from compiler.cost.amounts import Cost, Costs, Range, exactly, observed
 from compiler.cost.budget import hold, require
 from compiler.cost.counts import Count, Memory, count_rows, count_source
-from compiler.cost.estimate import Cost, Costs, estimate
+from compiler.cost.estimate import estimate
 from compiler.cost.facts import gather
 from compiler.cost.flow import Facts, Lm, template_characters
 from compiler.cost.models import Size, characters_per_token, size_of
