@@ -36,6 +36,7 @@ stages:
 """
 PROFILE = """\
 partition: PARTITION
+warning_s: 1  # Slurm is up to half a minute early: turns of a minute are short as it is
 environment: {ALIGNC_RESUME_EVERY_S: "1"}
 options: ["--nodelist=NODE"]
 """
