@@ -59,6 +59,7 @@ def script_text(job: JobGroup, profile: Profile, *, token: str, logs: str, work:
         profile=profile,
         token=token,
         memory_mib=round(job.resources.memory_gb * 1024),
+        warning_s=min(profile.warning_s, job.resources.minutes * 60 // 4),
         output=f"{logs}/" + ("%x-%A_%a.out" if job.array else "%x-%j.out"),
         work=work,
     )

@@ -47,7 +47,7 @@ def survey(store: Store, identities: Iterable[Identity], queued: Mapping[str, st
             busy[key] = f"at work on {owner['host']}, process {owner['pid']}"
         if identity.asked in failures:
             outcome, message = _failure(store, identity.asked)
-            (stopped if outcome == "interrupted" else failed)[key] = message
+            (stopped if outcome in ("interrupted", "warned") else failed)[key] = message
         if trajectories and identity.trajectory in trajectories:
             going[identity.trajectory] = reached(store.trajectory(identity.trajectory) / SCRATCH)
     realised = {key: read_json(store.realised(key))["key"] for key in store.realisations() if wanted}

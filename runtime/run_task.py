@@ -16,7 +16,9 @@ import time
 from pathlib import Path
 
 from runtime.files import read_json
-from runtime.run_job import Outcome, run_job
+from runtime.requeue import take_another_turn
+from runtime.run_job import Interrupted, Outcome, run_job
+from runtime.signals import HEARD, WARNING
 from runtime.store import Store
 
 _PR_SET_PDEATHSIG = 1
@@ -68,13 +70,23 @@ def run_child(store_root: str, path: str, environment: dict[str, str]) -> None:
 
 
 def main() -> None:
-    store, job = sys.argv[1:]
+    root, job = sys.argv[1:]
+    store, further = Store(Path(root).absolute()), False
     index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+    signal.signal(WARNING, lambda number, frame: HEARD.append(number))  # between two descriptions
     path = Path(job).absolute()
-    for description in read_json(path)["tasks"][index]:
-        outcome = run_description(os.path.abspath(store), str(path.parent / description))
+    for name in read_json(path)["tasks"][index]:
+        description = read_json(path.parent / name)
+        made = store.locate(description["kind"], description["key"]) is not None
+        if HEARD:
+            outcome = Interrupted(HEARD[0]).outcome
+        else:
+            outcome = run_description(str(store.root), str(path.parent / name))
+        if outcome is Outcome.WARNED:
+            take_another_turn(store, description, further=further)
         if outcome is not Outcome.SEALED:
             sys.exit(outcome)
+        further = further or not made
 
 
 if __name__ == "__main__":

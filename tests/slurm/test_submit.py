@@ -86,6 +86,23 @@ def test_a_failed_node_blocks_its_readers_and_holds_nothing_up(slurm: Cluster, t
     assert "t.jsonl:1" in alignc("logs", "light.yaml", "prompts", "--store", "s", cwd=tmp_path)
 
 
+def test_a_damaged_input_blocks_its_readers_alone(slurm: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "light.yaml").write_text(LIGHT)
+    alignc("run", "light.yaml", "--store", "s", cwd=tmp_path)
+    manifests = (tmp_path / "s").glob("[!.]*/*/manifest.json")
+    folder = {json.loads(path.read_text())["id"]: path.parent for path in manifests}
+    right, *_ = folder["right"].glob("*.jsonl")
+    right.write_text("")
+    for id_ in ("wrong[seed=1]", "labels[seed=0]"):
+        shutil.rmtree(folder[id_])
+    alignc("submit", "light.yaml", "--store", "s", cwd=tmp_path)
+    phases = wait_for("light.yaml", "s", tmp_path)
+    assert phases["wrong[seed=1]"] == "done"  # it does not read what is damaged
+    assert phases["labels[seed=0]"] == "failed"
+    told = alignc("logs", "light.yaml", "labels[seed=0]", "--store", "s", cwd=tmp_path)
+    assert f"{right} is missing or has another size" in told and "remove" in told
+
+
 def test_a_second_experiment_waits_for_the_work_of_the_first(slurm: Cluster, tmp_path: Path) -> None:
     (tmp_path / "light.yaml").write_text(LIGHT)
     (tmp_path / "more.yaml").write_text(
