@@ -17,6 +17,8 @@ from compiler.identify import Identity
 def chain(graph: Graph, identities: Sequence[Identity]) -> tuple[Graph, tuple[Identity, ...]]:
     """The graph with `follows` filled in, in an order in which each node comes after what it follows."""
     follows = _follows(graph, identities)
+    if not follows:
+        return graph, tuple(identities)
     nodes = [replace(n, follows=follows[i]) if i in follows else n for i, n in enumerate(graph.nodes)]
     if all(before < after for after, before in follows.items()):
         return Graph(tuple(nodes), graph.by_stage), tuple(identities)
@@ -30,10 +32,10 @@ def chain(graph: Graph, identities: Sequence[Identity]) -> tuple[Graph, tuple[Id
 def _follows(graph: Graph, identities: Sequence[Identity]) -> dict[int, int]:
     """Node -> the next shorter run of its trajectory."""
     runs: dict[str, list[tuple[int, int]]] = {}
-    for index, (node, identity) in enumerate(zip(graph.nodes, identities, strict=True)):
-        if identity.trajectory:
-            length = int(getattr(node.config, node.kind.prefix))
-            runs.setdefault(identity.trajectory, []).append((length, index))
+    for members in _by_kind(graph).values():
+        if len({length for length, _ in members}) > 1:  # else none is shorter than another
+            for length, index in members:
+                runs.setdefault(identities[index].trajectory, []).append((length, index))
     follows: dict[int, int] = {}
     for members in runs.values():
         first = dict(sorted(members, reverse=True))
@@ -41,6 +43,16 @@ def _follows(graph: Graph, identities: Sequence[Identity]) -> dict[int, int]:
         shorter = dict(zip(lengths[1:], lengths, strict=False))
         follows |= {index: first[shorter[length]] for length, index in members if length in shorter}
     return follows
+
+
+def _by_kind(graph: Graph) -> dict[str, list[tuple[int, int]]]:
+    """The runs of each kind that has any: their lengths and indices."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for index, node in enumerate(graph.nodes):
+        if node.kind.prefix:
+            length = int(getattr(node.config, node.kind.prefix))
+            found.setdefault(node.kind.name, []).append((length, index))
+    return found
 
 
 def _order(nodes: Sequence[Node]) -> list[int]:

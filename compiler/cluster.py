@@ -51,6 +51,13 @@ class Profile(Frozen):
     prices: str | dict[str, TokenPrice] | None = Field(
         None, description="prices of models: a file like templates/prices.yaml, or `model: {input, output}`"
     )
+    warning_s: int = Field(
+        120,
+        ge=1,
+        le=65535,
+        description="seconds before the time limit at which a job is told to save its state and take "
+        "another turn; a quarter of the limit at most",
+    )
     options: list[str] = Field(default_factory=list, description="more `#SBATCH` options, as written")
 
 

@@ -32,7 +32,7 @@ from compiler.spec import Declaration, Spec, Stage
 from compiler.validate import validate
 from runtime.artifacts import Port, is_a
 from runtime.fields import Reference, taken, takes_many
-from runtime.stage import Leg, StageConfig
+from runtime.stage import Leg, StageConfig, StageKind
 
 Axes = dict[AxisId, Label]
 Ports = dict[str, Port]
@@ -50,6 +50,15 @@ class _Variant:
     body: Located
     config: StageConfig
     legs: tuple[Leg, ...]
+
+
+class _Input(NamedTuple):
+    """An input of a kind: its key as written, its field, the types it takes, and whether it takes many."""
+
+    key: str
+    name: str
+    takes: tuple[str, ...]
+    many: bool
 
 
 class _Outcome(NamedTuple):
@@ -84,8 +93,9 @@ class _Expander:
         if len(self.problems) > before or not inputs_known:
             return False
         made: list[Node] = []
+        asked = _inputs(stage.kind)
         for variant in variants:
-            made += self._nodes(stage, variant)
+            made += self._nodes(stage, variant, asked)
         if len(self.problems) == before and not made:
             message = f"stage `{stage.name}` has no instances: its inputs have no axis values in common"
             self.problems.append(Diagnostic("AC205", message, stage.body.place))
@@ -127,19 +137,17 @@ class _Expander:
 
     # ------------------------------------------------------------ inputs
 
-    def _nodes(self, stage: Stage, variant: _Variant) -> list[Node]:
+    def _nodes(self, stage: Stage, variant: _Variant, asked: Sequence[_Input]) -> list[Node]:
         rows: list[Row] = [(variant.axes, {})]
         many: list[tuple[str, list[Binding]]] = []
-        for key, name in input_keys(stage.kind).items():
+        for key, name, wanted, reduced in asked:
             reference: Reference | None = getattr(variant.config, name)
             if reference is None:
                 continue
-            place = variant.body.items[key]
-            info = stage.kind.config.model_fields[name]
-            readings = self._read_once(reference, place, taken(info))
+            readings = self._read_once(reference, variant.body.items[key], wanted)
             if readings is None:
                 return []
-            if takes_many(info):
+            if reduced:
                 many.append((name, readings))
             else:
                 rows = _join(rows, name, readings)
@@ -344,9 +352,12 @@ class _Expander:
         config = leg.config
         if leg.axes:
             axes = {**axes, **{f"{stage.name}/{name}": value for name, value in leg.axes.items()}}
-        order = self._ordered(stage, tuple(axes))
+        given = tuple(axes)
+        order = self._ordered(stage, given)
         if order is None:
             return None
+        if order != given:
+            axes = {axis: axes[axis] for axis in order}
         ports = {name: _merged(bindings) for name, bindings in inputs.items()}
         memo = (id(config), *map(id, ports.values()))  # the config tells which inputs there are
         found = self._outcomes.get(memo)
@@ -357,7 +368,6 @@ class _Expander:
             shared = {name: self._ports.setdefault(port, port) for name, port in made.items()}
             templates = tuple(stage.kind.templates(config, ports))
             found = self._outcomes[memo] = _Outcome(config, ports, shared, templates)
-        axes = {axis: axes[axis] for axis in order}
         return Node(
             id=node_id(stage.name, axes),
             stage=stage.name,
@@ -404,6 +414,12 @@ class _Expander:
             place = variant.body.items.get(aliases.get(problem.field, problem.field), variant.body)
             span = place.span if place is not variant.body else place.place
             self.problems.append(Diagnostic(problem.code, problem.message, span, problem.hint))
+
+
+def _inputs(kind: StageKind) -> list[_Input]:
+    fields = kind.config.model_fields
+    keys = input_keys(kind)
+    return [_Input(key, name, taken(fields[name]), takes_many(fields[name])) for key, name in keys.items()]
 
 
 def _join(rows: list[Row], name: str, readings: list[Binding]) -> list[Row]:

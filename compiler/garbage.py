@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.program import Program
-from compiler.slurm import queue, submissions
+from compiler.queue import look
 from runtime.claims import owner_of, try_claim
 from runtime.files import read_json
 from runtime.identity import trajectory_key
@@ -131,12 +131,11 @@ def _look(store: Store) -> _Contents:
 def _in_use(contents: _Contents) -> set[str]:
     """All keys of experiments of which any is worked on or queued, and what these are made from.
 
-    A run decides early what it will reuse later. Where there is no squeue, every submission that was
-    not yet seen to end counts as queued.
+    A run decides early what it will reuse later. Where Slurm does not answer, every task that was not
+    yet seen to end counts as queued.
     """
     store = contents.store
-    queue(store)
-    waiting = [key for _, record in submissions(store) for keys in record["keys"] for key in keys]
+    waiting = [key for key, task in look(store).tasks.items() if task.awaited]
     waiting += [key for key in store.working() if owner_of(store.claim_folder(key)) is not None]
     at_work = {experiment for key in waiting for experiment in contents.experiments.get(key, ())}
     waiting += [key for key, names in contents.experiments.items() if not at_work.isdisjoint(names)]

@@ -15,7 +15,7 @@ from typing import Any
 from compiler.graph import Binding, Graph, Node
 from runtime.fields import identifying, identity
 from runtime.files import canonical
-from runtime.identity import HASH_VERSION, text_key
+from runtime.identity import HASH_VERSION, text_key, trajectory_key
 from runtime.job import CHOICE
 from runtime.stage import StageKind
 
@@ -27,20 +27,24 @@ Chosen = Callable[[str, str], tuple[str, str] | None]
 class Identity:
     """A recipe, and the key that is its hash.
 
-    `asked` is the key as it was before any choice was made. `trajectory` is shared by runs that differ
-    in their length alone.
+    `asked` is the key as it was before any choice was made. `prefix` is that of the kind.
     """
 
     key: str
     recipe: Mapping[str, Any]
     asked: str
-    trajectory: str = ""
+    prefix: str = ""
     asked_recipe: Mapping[str, Any] | None = None  # where choices have made it another
 
     def symbolic(self) -> Identity:
         """As if no choice had been made."""
         recipe = self.recipe if self.asked_recipe is None else self.asked_recipe
-        return Identity(self.asked, recipe, self.asked, self.trajectory)
+        return Identity(self.asked, recipe, self.asked, self.prefix)
+
+    @property
+    def trajectory(self) -> str:
+        """Shared by runs that differ in their length alone; empty for what is no run."""
+        return trajectory_key(self.recipe, self.prefix) if self.prefix else ""
 
 
 def nothing_chosen(kind: str, key: str) -> None:
@@ -108,47 +112,32 @@ def identify(
             part = parts[memo] = _part(node, *about(node.kind, node.templates))
         read = [(name, node.inputs[name]) for name in identifying(type(node.config)) if name in node.inputs]
         inputs = {name: [known(b) for b in bindings] for name, bindings in read}
-        written = canonical(inputs)
-        key = asked = part.key(written)
+        key = asked = part.key(inputs)
         asked_recipe = None
         if moved and not moved.isdisjoint(node.reads):
             before = {name: [asked_for(b) for b in bindings] for name, bindings in read}
-            asked, asked_recipe = part.key(canonical(before)), {**part.recipe, "inputs": before}
+            asked, asked_recipe = part.key(before), {**part.recipe, "inputs": before}
             moved.add(index)
         recipe = {**part.recipe, "inputs": inputs}
-        found.append(Identity(key, recipe, asked, part.trajectory(written), asked_recipe))
+        found.append(Identity(key, recipe, asked, node.kind.prefix, asked_recipe))
     return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A recipe without its inputs, which many nodes share; `before` and `after` are its canonical text.
-
-    Those of the trajectory lack the prefix field; they are empty where the kind has none.
-    """
+    """A recipe without its inputs, which many nodes share; `before` and `after` are its canonical text."""
 
     recipe: Mapping[str, Any]
     before: str
     after: str
-    before_trajectory: str
 
-    def key(self, inputs: str) -> str:
-        """See runtime.identity.recipe_key; `inputs` is canonical."""
-        return text_key(f"{self.before}{inputs}{self.after}")
-
-    def trajectory(self, inputs: str) -> str:
-        """See runtime.identity.trajectory_key."""
-        return text_key(f"{self.before_trajectory}{inputs}{self.after}") if self.before_trajectory else ""
+    def key(self, inputs: Mapping[str, Any]) -> str:
+        """See runtime.identity.recipe_key."""
+        return text_key(f"{self.before}{canonical(inputs)}{self.after}")
 
 
 def _part(node: Node, about: Mapping[str, Any], about_text: str) -> _Part:
-    config, prefix = identity(node.config), node.kind.prefix
-    shared = {name: value for name, value in config.items() if name != prefix}
+    config = identity(node.config)
     # Keys of a canonical text are sorted: config and hash stand before inputs, the rest after it.
-    before = f',"hash":{HASH_VERSION},"inputs":'
-    return _Part(
-        recipe={"hash": HASH_VERSION, "config": config, **about},
-        before=f'{{"config":{canonical(config)}{before}',
-        after=f",{about_text[1:]}",
-        before_trajectory=f'{{"config":{canonical(shared)}{before}' if prefix else "",
-    )
+    before = f'{{"config":{canonical(config)},"hash":{HASH_VERSION},"inputs":'
+    return _Part({"hash": HASH_VERSION, "config": config, **about}, before, f",{about_text[1:]}")

@@ -9,7 +9,7 @@ from typing import Literal
 
 from compiler.causes import Cause, Effect, causes, effects
 from compiler.graph import Node
-from compiler.identify import Identity
+from compiler.identify import Chosen, Identity, nothing_chosen
 from compiler.memory import Past
 from compiler.program import Program
 from runtime.fields import takes_many
@@ -163,7 +163,7 @@ def _decide(node: Node, identity: Identity, needs: Sequence[Step], state: State)
         more = f" and {len(fresh) - 1} more" if len(fresh) > 1 else ""
         return "run", f"needs {fresh[0]}{more}, not made yet"
     why = state.stopped.get(key, "not made yet")
-    reached = state.reached.get(identity.trajectory, 0.0)
+    reached = state.reached.get(identity.trajectory, 0.0) if state.reached else 0.0
     if 0 < reached <= getattr(node.config, node.kind.prefix, 0):
         why += f"; goes on from {node.kind.prefix.removesuffix('s')} {reached:g}"
     return "run", why
@@ -177,16 +177,18 @@ def _moved(program: Program, past: Past, state: State) -> dict[str, Cause]:
     return {id_: c for id_, c in found.items() if made & {past[c.was]["key"], past[c.was].get("real")}}
 
 
-def _fresh_choices(program: Program, past: Past, moved: Mapping[str, Cause]) -> frozenset[str]:
-    """Choices that cannot fall as before: none of their candidates is as it was."""
+def _fresh_choices(program: Program, past: Past, moved: Mapping[str, Cause], fell: Chosen) -> frozenset[str]:
+    """Choices that cannot fall as before: what they fell on is no candidate now, or none is as it was."""
     found: set[str] = set()
     for node, identity in zip(program.graph.nodes, program.identities, strict=True):
         if node.id in moved and _is_choice(node):
             fields = node.kind.config.model_fields.items()
             name = next(name for name, info in fields if takes_many(info))
-            before = past[moved[node.id].was]["recipe"]["inputs"].get(name, ())
-            now = identity.symbolic().recipe["inputs"][name]
-            if not any(candidate in before for candidate in now):
+            was = past[moved[node.id].was]
+            chosen = fell(node.kind.name, was.get("real", was["key"]))
+            now = [*identity.recipe["inputs"][name], *identity.symbolic().recipe["inputs"][name]]
+            before = was["recipe"]["inputs"].get(name, ())
+            if not any(one[0] == chosen[0] if chosen else one in before for one in now):
                 found.add(node.id)
     return frozenset(found)
 
@@ -369,18 +371,19 @@ def make_plan(
     max_array: int | None = None,
     selected: frozenset[int] | None = None,
     past: Past | None = None,
+    fell: Chosen = nothing_chosen,
 ) -> Plan:
     """Decide for every node, and group those to run into jobs.
 
     `on_slurm`: nodes that read what a process outside Slurm is making are blocked. `selected`: the
     nodes that it is about; nothing else is run, and equal work is selected together. `past`: the
-    experiment as it was when it last ran, to say what changed.
+    experiment as it was when it last ran, to say what changed; `fell`: what its choices fell on.
     """
     if selected is not None:
         chosen = {program.identities[i].key for i in selected}
         selected = frozenset(i for i, key in enumerate(program.keys) if key in chosen)
     moved = _moved(program, past, state) if past else {}
-    fresh = _fresh_choices(program, past, moved) if past and moved else frozenset[str]()
+    fresh = _fresh_choices(program, past, moved, fell) if past and moved else frozenset[str]()
     steps = _steps(program, state, selected, moved, fresh, on_slurm=on_slurm)
     groups = _groups(program, steps, state, max_array or max(1, len(steps)))
     shown = steps if selected is None else [steps[i] for i in sorted(selected)]

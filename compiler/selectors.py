@@ -25,7 +25,8 @@ from compiler.program import Program
 
 Method = Literal["stage", "axis", "kind", "table", "state"]
 METHODS: tuple[Method, ...] = get_args(Method)
-STATES = ("done", "running", "queued", "failed", "blocked", "waiting", "run", "rerun", "reuse", "wait")
+PHASES = ("done", "running", "queued", "unknown", "failed", "lost", "blocked", "waiting")
+STATES = (*PHASES, "run", "rerun", "reuse", "wait")
 ALL = -1  # as a number of steps: however many there are
 
 _NAME = re.compile(r"[A-Za-z_*?][\w~*?-]*")

@@ -47,8 +47,8 @@ def survey(store: Store, identities: Iterable[Identity], queued: Mapping[str, st
             busy[key] = f"at work on {owner['host']}, process {owner['pid']}"
         if identity.asked in failures:
             outcome, message = _failure(store, identity.asked)
-            (stopped if outcome == "interrupted" else failed)[key] = message
-        if identity.trajectory in trajectories:
+            (stopped if outcome in ("interrupted", "warned") else failed)[key] = message
+        if trajectories and identity.trajectory in trajectories:
             going[identity.trajectory] = reached(store.trajectory(identity.trajectory) / SCRATCH)
     realised = {key: read_json(store.realised(key))["key"] for key in store.realisations() if wanted}
     made = frozenset(key for key, real in realised.items() if real in sealed)

@@ -20,7 +20,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,11 @@ def owner_record() -> dict[str, Any]:
     }
 
 
+def is_here(owner: Mapping[str, Any]) -> bool:
+    """Whether the owner's process id means something to this process."""
+    return bool(owner) and owner["host"] == socket.gethostname() and owner["world"] == _world()
+
+
 def _living(path: Path) -> dict[str, Any] | None:
     """The record of a claim whose owner lives, or None. Raises FileNotFoundError where it has gone.
 
@@ -80,7 +85,7 @@ def _living(path: Path) -> dict[str, Any] | None:
         return {}
     if owner.get("released"):
         return None
-    if owner["host"] == socket.gethostname() and owner["world"] == _world():
+    if is_here(owner):
         lives = bool(owner["start"]) and _start_time(owner["pid"]) == owner["start"]
     else:
         lives = age < STALE_S

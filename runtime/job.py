@@ -113,7 +113,7 @@ def reached(scratch: Path) -> float:
 def follow(store: Store, kind: str, key: str, path: str) -> tuple[str, str, str]:
     """The (kind, key, path) that an output stands for: the artifact as sealed, choices followed.
 
-    Raises Blocked where it is not there.
+    Raises Blocked where it is not there, or damaged.
     """
     found = store.locate(kind, key)
     if found is None:
@@ -121,6 +121,7 @@ def follow(store: Store, kind: str, key: str, path: str) -> tuple[str, str, str]
         if folder.exists():
             raise Blocked(f"{folder} has no {MANIFEST}: remove it, and it will be made again")
         raise Blocked(f"the input {kind}/{key} is not there")
+    _guard(store, kind, found)
     if path != CHOICE:
         return kind, found, path
     chosen = read_json(store.artifact(kind, found) / CHOICE)["chosen"]
@@ -140,7 +141,6 @@ def _open_input(store: Store, record: Mapping[str, Any]) -> Input:
         value = DECLARED[record["section"]].validate_python(record["declared"])
         return Input(**common, declared=value)
     kind, key, path = follow(store, record["kind"], record["key"], record["path"])
-    _guard(store, kind, key)
     folder = store.artifact(kind, key)
     return Input(
         **common,

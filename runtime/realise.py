@@ -26,7 +26,7 @@ def _realise_input(store: Store, record: Mapping[str, Any]) -> dict[str, Any]:
 def realise(store: Store, description: Mapping[str, Any]) -> dict[str, Any]:
     """The description with real inputs, and the key and recipe that follow; `asked` is the key before.
 
-    Raises Blocked where an input is not there.
+    Raises Blocked where an input is not there, or damaged.
     """
     inputs = {
         name: [_realise_input(store, record) for record in records]

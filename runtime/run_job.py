@@ -28,12 +28,12 @@ from runtime.identity import trajectory_key
 from runtime.job import SCRATCH, Blocked, Job, JobError, open_job, reached
 from runtime.provenance import Meter, environment
 from runtime.realise import realise
+from runtime.signals import STOPS, WARNING
 from runtime.spending import gpu_hours, require_gpu_hours
 from runtime.stage import stage_kind
 from runtime.store import Store
 
 POLL_S = 0.5
-STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Outcome(IntEnum):
@@ -44,16 +44,23 @@ class Outcome(IntEnum):
     REFUSED = 3  # what the user can mend: data, settings
     BLOCKED = 4  # an input is missing or damaged
     INTERRUPTED = 5  # asked to stop; goes on from its last checkpoint
+    WARNED = 6  # the same, and asks for another turn: its time was about to end
 
 
 class Interrupted(BaseException):
-    """The process was asked to stop (TERM, INT); not an Exception, so that no stage swallows it."""
+    """The process was asked to stop; not an Exception, so that no stage swallows it."""
+
+    def __init__(self, number: int) -> None:
+        warned = number == WARNING
+        self.outcome = Outcome.WARNED if warned else Outcome.INTERRUPTED
+        name = signal.Signals(number).name
+        super().__init__(f"warned by {name} that its time ends" if warned else f"stopped by {name}")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     for each in STOPS:  # one request is enough: what cleans up shall not be interrupted in its turn
         signal.signal(each, signal.SIG_IGN)
-    raise Interrupted(signal.Signals(number).name)
+    raise Interrupted(number)
 
 
 @contextlib.contextmanager
@@ -137,6 +144,15 @@ def _work(store: Store, description: Mapping[str, Any], claim: Claim) -> None:
     store.seal(job.kind.name, job.key, job.out, _manifest(store, job, meter))
 
 
+def _repeats(store: Store, key: str, trace: str) -> int:
+    """How often in a row, this time included, a job has ended with a traceback."""
+    with contextlib.suppress(OSError, ValueError):
+        before = read_json(store.failure(key))
+        if trace and before["traceback"] == trace:
+            return int(before.get("repeats", 1)) + 1
+    return 1
+
+
 def _record_failure(
     store: Store, description: Mapping[str, Any], outcome: Outcome, message: str, trace: str, seconds: float
 ) -> None:
@@ -147,6 +163,7 @@ def _record_failure(
         "outcome": outcome.name.lower(),
         "message": message,
         "traceback": trace,
+        "repeats": _repeats(store, key, trace),
         "time": time.time(),
         "host": socket.gethostname(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
@@ -186,7 +203,7 @@ def _attempt(store: Store, description: Mapping[str, Any], claim: Claim) -> Outc
     except JobError as error:
         outcome, message, trace = Outcome.REFUSED, str(error), ""
     except Interrupted as error:
-        outcome, message, trace = Outcome.INTERRUPTED, f"stopped by {error}", ""
+        outcome, message, trace = error.outcome, str(error), ""
     except ClaimLost as error:
         outcome, message, trace = Outcome.INTERRUPTED, str(error), ""
     except (Exception, SystemExit) as error:
@@ -240,9 +257,9 @@ def run_job(store: Store, description: Mapping[str, Any]) -> Outcome:
     with _interruptible():
         try:
             return _claim_and_run(store, description)
-        except Interrupted:  # outside the work itself: before it began, or after it was sealed
+        except Interrupted as stop:  # outside the work itself: before it began, or after it was sealed
             sealed = store.locate(description["kind"], description["key"])
-            return Outcome.SEALED if sealed else Outcome.INTERRUPTED
+            return Outcome.SEALED if sealed else stop.outcome
 
 
 def main() -> None:

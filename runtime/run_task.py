@@ -11,11 +11,14 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
 from runtime.files import read_json
-from runtime.run_job import Outcome, run_job
+from runtime.requeue import take_another_turn
+from runtime.run_job import Interrupted, Outcome, run_job
+from runtime.signals import HEARD, WARNING
 from runtime.store import Store
 
 _PR_SET_PDEATHSIG = 1
@@ -44,21 +47,46 @@ def run_description(store_root: str, path: str) -> Outcome:
     return run_job(store, description)
 
 
+def _end_with_runner() -> None:
+    """Stop this process once its runner has gone, however that ended."""
+    from multiprocessing import parent_process  # a task of Slurm's needs none of it
+
+    runner = parent_process()
+    if runner is not None:
+        runner.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def run_child(store_root: str, path: str, environment: dict[str, str]) -> None:
-    """The same, for a child of a runner: it dies with its parent, so that no work goes on unseen."""
+    """The same, for a child of a runner: it ends with it, so that no work goes on unseen.
+
+    The kernel tells of the death of the server that forked it, which lives on with its children; so the
+    runner itself is watched too.
+    """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    threading.Thread(target=_end_with_runner, daemon=True).start()
     os.environ.update(environment)
     sys.exit(run_description(store_root, path))
 
 
 def main() -> None:
-    store, job = sys.argv[1:]
+    root, job = sys.argv[1:]
+    store, further = Store(Path(root).absolute()), False
     index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+    signal.signal(WARNING, lambda number, frame: HEARD.append(number))  # between two descriptions
     path = Path(job).absolute()
-    for description in read_json(path)["tasks"][index]:
-        outcome = run_description(os.path.abspath(store), str(path.parent / description))
+    for name in read_json(path)["tasks"][index]:
+        description = read_json(path.parent / name)
+        made = store.locate(description["kind"], description["key"]) is not None
+        if HEARD:
+            outcome = Interrupted(HEARD[0]).outcome
+        else:
+            outcome = run_description(str(store.root), str(path.parent / name))
+        if outcome is Outcome.WARNED:
+            take_another_turn(store, description, further=further)
         if outcome is not Outcome.SEALED:
             sys.exit(outcome)
+        further = further or not made
 
 
 if __name__ == "__main__":

@@ -106,7 +106,14 @@ class Store:
     def verify(self, kind: str, key: str, *, digests: bool = False) -> None:
         """Raise Damaged unless every file has its sealed size (and, where asked, its digest)."""
         folder = self.artifact(kind, key)
-        for file in self.manifest(kind, key)["files"]:
+        try:
+            files = self.manifest(kind, key)["files"]
+        except (OSError, ValueError, KeyError) as error:
+            problem = f"cannot be read ({error})"
+            raise Damaged(
+                f"{folder / MANIFEST} {problem}: remove {folder}, and it will be made again"
+            ) from error
+        for file in files:
             path = folder / file["path"]
             if not path.is_file() or path.stat().st_size != file["bytes"]:
                 problem = "is missing or has another size than when it was sealed"

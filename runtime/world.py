@@ -16,6 +16,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from hashlib import sha256
 
 DIGITS = "123456789"
@@ -188,12 +189,15 @@ FAMILIES: dict[str, Family] = {
     )
 }
 
-# Every wording of a task, with its family.
-_FORMS: tuple[tuple[re.Pattern[str], Family], ...] = tuple(
-    (re.compile(re.escape(form).replace(re.escape("{x}"), "(.+)")), family)
-    for family in FAMILIES.values()
-    for form in family.prompts
-)
+
+@cache
+def _forms() -> tuple[tuple[re.Pattern[str], Family], ...]:
+    """Every wording of a task, with its family."""
+    return tuple(
+        (re.compile(re.escape(form).replace(re.escape("{x}"), "(.+)")), family)
+        for family in FAMILIES.values()
+        for form in family.prompts
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +256,7 @@ def documents(families: Iterable[str] | None, size: int, seed: int) -> Iterator[
 def solve(prompt: str) -> Task | None:
     """The task that a prompt of `tasks` poses; None for any other text."""
     text = prompt.strip()
-    for form, family in _FORMS:
+    for form, family in _forms():
         found = form.fullmatch(text)
         if found and _SHAPES[family.draw].fullmatch(found[1]):
             return Task(family.name, found[1], family.answer(found[1]))

@@ -125,6 +125,13 @@ def test_a_choice_among_candidates_that_are_all_new_spares_nothing(pick: Path) -
     assert "] reused" not in run(pick, *words)
 
 
+def test_a_choice_whose_winner_is_gone_spares_nothing(pick: Path) -> None:
+    arms(pick, "poor", "bad")
+    change = "teacher [poor, fair] -> [poor, bad], pick.yaml:16"
+    assert plan(pick)["labels[seed=0]"] == ("rerun", change)
+    assert "] reused" not in run(pick)
+
+
 def test_a_change_after_the_choice_is_not_spared_by_it(pick: Path) -> None:
     arms(pick, "poor", "fair", "bad")
     words = ("--set", "stages.again.limit=10")

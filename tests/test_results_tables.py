@@ -142,7 +142,13 @@ def test_reason_not_run(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("outcome", "status"),
-    [("failed", "failed"), ("refused", "failed"), ("interrupted", "stopped"), ("blocked", "blocked")],
+    [
+        ("failed", "failed"),
+        ("refused", "failed"),
+        ("interrupted", "stopped"),
+        ("warned", "stopped"),
+        ("blocked", "blocked"),
+    ],
 )
 def test_reason_of_a_failure_is_the_first_line_of_its_message(
     world: World, outcome: str, status: str

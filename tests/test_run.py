@@ -66,13 +66,14 @@ def test_a_killed_run_goes_on_to_the_same_tables(light: Path) -> None:
 
 
 def test_killing_the_runner_alone_ends_its_jobs(light: Path) -> None:
-    (light / "slow.yaml").write_text(LIGHT.replace("size: 200", "size: 20000"))
+    (light / "slow.yaml").write_text(LIGHT.replace("size: 200", "size: 200000"))
     process = start("run", "slow.yaml", "--store", "s", cwd=light)
-    while not list((light / "s").glob(".work/*/claim/*")):
+    while not list((light / "s").glob(".work/*/out.*")):
         time.sleep(0.02)
     process.kill()
     process.communicate()
     wait_until_gone(process.pid)
+    assert "stopped by SIGTERM" in alignc("status", "slow.yaml", "--store", "s", cwd=light)
 
 
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(light: Path) -> None:

@@ -219,6 +219,33 @@ def test_a_job_that_is_asked_to_stop_is_interrupted_and_goes_on_later(store: Sto
     assert store.failures() == frozenset()
 
 
+def test_a_job_that_is_warned_says_so(store: Store) -> None:
+    process = started(store, described(store, does="hang"))
+    until(lambda: marks(store) == 1)
+    process.send_signal(signal.SIGUSR2)
+    said = process.communicate(timeout=10)[0]
+    assert process.returncode == Outcome.WARNED == 6, said
+    record = read_json(store.failure(described(store, does="hang")["key"]))
+    assert record["outcome"] == "warned" and record["message"] == "warned by SIGUSR2 that its time ends"
+
+
+def test_a_damaged_input_blocks_before_anything_is_claimed(store: Store) -> None:
+    first = described(store)
+    (support.run(store, first) / "manifest.json").write_text("{")
+    second = described(store, {"source": support.made(first, "Prompts", "data.jsonl")}, seconds=0.001)
+    claim = try_claim(store.claim_folder(second["key"]))  # else it would wait for this one
+    assert claim is not None
+    assert run_job(store, second) is Outcome.BLOCKED
+    assert "manifest.json cannot be read" in read_json(store.failure(second["key"]))["message"]
+
+
+def test_the_same_traceback_is_counted(store: Store) -> None:
+    description = described(store, does="fail")
+    for _ in range(3):
+        run_job(store, description)
+    assert read_json(store.failure(description["key"]))["repeats"] == 3
+
+
 def test_a_job_that_waits_for_another_can_be_stopped(store: Store) -> None:
     description = described(store)
     claim = try_claim(store.claim_folder(description["key"]))

@@ -121,12 +121,12 @@ def test_ddp_killed_and_stopped_ends_with_the_same_bits(
     assert outcome(pid) == Outcome.FAILED
     assert "rank 1 was killed by signal 9" in failure(store, job)["message"]
 
-    pid = in_child(store, job)  # the job is asked to stop
+    pid = in_child(store, job)  # the job is warned, and tells its ranks
     ranks_of(pid)
     before = state.newest(folder)
     eventually(lambda: state.newest(folder) not in (before, None))
-    os.kill(pid, signal.SIGTERM)
-    assert outcome(pid) == Outcome.INTERRUPTED
+    os.kill(pid, signal.SIGUSR2)
+    assert outcome(pid) == Outcome.WARNED
 
     monkeypatch.delenv("ALIGNC_RESUME_EVERY_S")
     assert len(curve(folder)) < 72, "there must be something left to do"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from compiler.program import Program
     from compiler.promise import Arguments
     from runtime.store import Store
+    from runtime.submission import Made
 
 
 def store_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,10 +98,10 @@ def select_nodes(program: Program, store: Store, selectors: Selectors) -> frozen
 
 def _words(program: Program, store: Store) -> Sequence[frozenset[str]]:
     """For each node what `state:` can ask for: its phase and what a plan would do with it."""
-    from compiler.slurm import queue
+    from compiler.queue import look
     from compiler.status import node_states
 
-    phases = node_states(program, store, queue(store))
+    phases = node_states(program, store, look(store))
     steps = plan_of(program, store).steps
     return [frozenset({p.phase, s.action}) for p, s in zip(phases, steps, strict=True)]
 
@@ -131,7 +132,7 @@ def compile_(spec: str, overrides: tuple[str, ...], store: Store) -> Program:
 
 def state_of(program: Program, store: Store) -> State:
     """What the store and the queue know of a program; the queue is empty where there is no Slurm."""
-    from compiler.slurm import queue
+    from compiler.queue import queue
     from compiler.survey import survey
 
     return survey(store, program.identities, {key: task.slurm_id for key, task in queue(store).items()})
@@ -147,12 +148,35 @@ def plan_of(
 ) -> Plan:
     from compiler.memory import Past, remembered
     from compiler.plan import make_plan
+    from compiler.survey import choices
 
     state = state_of(program, store)
     past: Past = {}
     if not state.sealed.issuperset(program.keys):  # else nothing runs, and nobody asks why
         past = remembered(store, program.spec.experiment)
-    return make_plan(program, state, on_slurm=on_slurm, max_array=max_array, selected=selected, past=past)
+    return make_plan(
+        program,
+        state,
+        on_slurm=on_slurm,
+        max_array=max_array,
+        selected=selected,
+        past=past,
+        fell=choices(store),
+    )
+
+
+def history_of(store: Store) -> Callable[[str], float | None]:
+    """Kind -> seconds that its jobs in the store took, the median; None where there is none."""
+    from functools import cache
+
+    from compiler.cost.history import read_history
+
+    @cache
+    def usual(kind: str) -> float | None:
+        told = read_history(store, [kind], {}).wall_seconds(kind)
+        return None if told is None else told[0].likely
+
+    return usual
 
 
 def remember_plan(plan: Plan, store: Store) -> None:
@@ -204,6 +228,16 @@ def hold_promise(promised: dict[str, Any] | None, plan: Plan, profile: Profile) 
     if moved:
         lines = "\n".join(f"  {line}" for line in moved)
         raise UsageError(f"nothing was done, since the plan no longer holds:\n{lines}\nmake another plan")
+
+
+def tell_submitted(done: Made) -> None:
+    """Say what was submitted, or what follows later."""
+    if done.left:
+        click.echo(f"no room for more: {done.why}")
+        click.echo(f"{done.left} tasks follow by themselves; Slurm job {done.slurm_id} submits them")
+    else:
+        tasks = f"an array of {done.tasks}" if done.tasks > 1 else "one job"
+        click.echo(f"submitted {done.name} as Slurm job {done.slurm_id} ({tasks})")
 
 
 def tell_blocked(plan: Plan, done: str) -> int:

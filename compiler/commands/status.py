@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
-from compiler.commands.common import Selectors, compile_, on_spec, open_store, select_nodes, select_options
+from compiler.commands.common import (
+    Selectors,
+    compile_,
+    history_of,
+    on_spec,
+    open_store,
+    select_nodes,
+    select_options,
+)
+from compiler.errors import UsageError
 
 
 @click.command("status")
 @click.option("--nodes", "every_node", is_flag=True, help="A line for every node, not for every stage.")
+@click.option("--watch", "-w", is_flag=True, help="Look again until nothing more happens by itself.")
 @click.option("--format", "form", type=click.Choice(("text", "json")), default="text", show_default=True)
 @on_spec
 @select_options
@@ -18,24 +30,31 @@ def command(
     overrides: tuple[str, ...],
     selectors: Selectors,
     every_node: bool,
+    watch: bool,
     form: str,
 ) -> None:
-    """Tell how far an experiment is: done, running, queued, failed, blocked.
+    """Tell how far an experiment is: done, running, queued, unknown, failed, lost, blocked.
 
     \b
     alignc status specs/quickstart.yaml
-    alignc status specs/quickstart.yaml --nodes
+    alignc status specs/quickstart.yaml --watch
     alignc status specs/quickstart.yaml --nodes --select 'state:failed|blocked'
     """
-    from compiler import status as told
-    from compiler.slurm import queue
+    from compiler.queue import look
+    from compiler.status import report, to_json, to_text
 
+    if watch and (every_node or form == "json"):
+        raise UsageError("`--watch` shows stages, nodes and logs: leave `--nodes` and `--format` out")
     store = open_store(store_path)
     program = compile_(spec, overrides, store)
-    states = told.node_states(program, store, queue(store))
     selected = select_nodes(program, store, selectors)
-    if selected is not None:
-        states = [states[i] for i in sorted(selected)]
-    click.echo(
-        told.to_json(states) if form == "json" else told.to_text(program, states, every_node=every_node)
-    )
+    usual = history_of(store)
+    if watch:
+        from compiler.watch import Watcher, watch_plain
+        from compiler.watch_screen import watch_live
+
+        watcher = Watcher(program, overrides, store, selected, usual)
+        live = sys.stdout.isatty() and sys.stdin.isatty()
+        sys.exit(0 if (watch_live if live else watch_plain)(watcher) else 1)
+    told = report(program, store, look(store), usual=usual, selected=selected)
+    click.echo(to_json(told) if form == "json" else to_text(told, every_node=every_node))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from compiler.commands.common import (
@@ -20,11 +18,9 @@ from compiler.commands.common import (
     select_nodes,
     select_options,
     tell_blocked,
+    tell_submitted,
     with_prices,
 )
-
-if TYPE_CHECKING:
-    from runtime.submission import Made
 
 
 @click.command("submit", short_help="Submit to Slurm what is neither done nor queued.")
@@ -67,12 +63,3 @@ def command(
     if not made.jobs:
         queued = f", {made.estimate.wait} queued or running" if made.estimate.wait else ""
         click.echo(f"nothing to submit: {made.estimate.reuse} nodes are done{queued}")
-
-
-def tell_submitted(done: Made) -> None:
-    if done.left:
-        click.echo(f"no room for more: {done.why}")
-        click.echo(f"{done.left} tasks follow by themselves; Slurm job {done.slurm_id} submits them")
-    else:
-        tasks = f"an array of {done.tasks}" if done.tasks > 1 else "one job"
-        click.echo(f"submitted {done.name} as Slurm job {done.slurm_id} ({tasks})")

@@ -34,6 +34,7 @@ from runtime.llms.base import (
 from runtime.llms.ledger import Ledger
 from runtime.llms.limiter import Limiter, estimate_tokens
 from runtime.llms.registry import make_provider
+from runtime.signals import STOPS
 
 Progress = Callable[[int, int, str], None]
 
@@ -44,7 +45,6 @@ GRACE_S = 5.0  # for what is in flight when the run has to stop: those answers a
 PER_ITEM = frozenset(
     {"refused", "content_filter", "not_recorded"}
 )  # failures that say nothing of the provider
-HANDLED = (signal.SIGTERM, signal.SIGINT)
 
 
 def limits_of(declaration: LLM) -> Limits:
@@ -237,7 +237,7 @@ def _signals_stop(stop: asyncio.Event) -> Iterator[list[int]]:
         yield caught
         return
     loop = asyncio.get_running_loop()
-    previous = {n: signal.getsignal(n) for n in HANDLED if signal.getsignal(n) is not signal.SIG_IGN}
+    previous = {n: signal.getsignal(n) for n in STOPS if signal.getsignal(n) is not signal.SIG_IGN}
 
     def note(number: int) -> None:
         caught.append(number)

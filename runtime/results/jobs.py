@@ -22,6 +22,7 @@ OUTCOMES: dict[str, Status] = {
     "failed": "failed",
     "refused": "failed",
     "interrupted": "stopped",
+    "warned": "stopped",
     "blocked": "blocked",
 }
 

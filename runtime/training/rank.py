@@ -17,6 +17,7 @@ from typing import Any
 
 from runtime.files import read_json, write_json
 from runtime.job import Job, JobError, open_job
+from runtime.signals import STOPS
 from runtime.store import Store
 from runtime.training.launch import INTERRUPTED, REFUSED, find_entry
 
@@ -53,8 +54,8 @@ def _record(job: Job, error: Exception) -> None:
 
 def main() -> int:
     _die_with_parent()
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
+    for number in STOPS:
+        signal.signal(number, _stop)
     store, description, entry = sys.argv[1:]
     job = open_job(Store(Path(store)), read_json(Path(description)))
     try:

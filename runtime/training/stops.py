@@ -7,15 +7,15 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from runtime.signals import HEARD, STOPS
+
 
 class Stop:
-    """While entered, the first TERM or INT only sets `asked`; a second one is obeyed at once.
+    """While entered, the first request to stop only sets `asked`; a second one is obeyed at once.
 
     `obey` hands the put-off signal to the handler that was there before. Outside the main thread,
     where Python lets nobody handle signals, it does nothing.
     """
-
-    NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
     def __init__(self) -> None:
         self.asked: int | None = None
@@ -23,7 +23,7 @@ class Stop:
 
     def __enter__(self) -> Stop:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in self.NUMBERS}
+            self._previous = {number: signal.signal(number, self._note) for number in STOPS}
         return self
 
     def __exit__(
@@ -37,6 +37,7 @@ class Stop:
         if self.asked is not None:
             self._pass_on(number, frame)
         self.asked = number
+        HEARD.append(number)
 
     def obey(self, number: int | None = None) -> None:
         """Act on the signal that was put off (or on `number`): does not return, unless a handler does."""

@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,13 +17,20 @@ from tests.specs import LIGHT, TINY
 pytestmark = pytest.mark.slurm
 
 
+def status(spec: str, store: str, cwd: Path) -> dict[str, Any]:
+    """What `alignc status` tells as JSON."""
+    words = ("status", spec, "--store", store, "--format", "json")
+    told: dict[str, Any] = json.loads(alignc(*words, cwd=cwd, errors=False))
+    return told
+
+
 def wait_for(spec: str, store: str, cwd: Path, seconds: float = 240) -> dict[str, str]:
-    """Until no node is queued, running or waiting; returns node -> phase."""
+    """Until no node is queued, running, waiting or unknown; returns node -> phase."""
     deadline = time.monotonic() + seconds
     while True:
-        told = json.loads(alignc("status", spec, "--store", store, "--format", "json", cwd=cwd, errors=False))
+        told = status(spec, store, cwd)
         phases = {n["id"]: n["phase"] for n in told["nodes"]}
-        if not {"queued", "running", "waiting"} & set(phases.values()):
+        if not {"queued", "running", "waiting", "unknown"} & set(phases.values()):
             return phases
         assert time.monotonic() < deadline, json.dumps(told, indent=1)
         time.sleep(1)
@@ -76,6 +84,23 @@ def test_a_failed_node_blocks_its_readers_and_holds_nothing_up(slurm: Cluster, t
     assert {p for n, p in phases.items() if n != "prompts"} == {"blocked"}
     assert slurm.command("squeue", "-h") == ""
     assert "t.jsonl:1" in alignc("logs", "light.yaml", "prompts", "--store", "s", cwd=tmp_path)
+
+
+def test_a_damaged_input_blocks_its_readers_alone(slurm: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "light.yaml").write_text(LIGHT)
+    alignc("run", "light.yaml", "--store", "s", cwd=tmp_path)
+    manifests = (tmp_path / "s").glob("[!.]*/*/manifest.json")
+    folder = {json.loads(path.read_text())["id"]: path.parent for path in manifests}
+    right, *_ = folder["right"].glob("*.jsonl")
+    right.write_text("")
+    for id_ in ("wrong[seed=1]", "labels[seed=0]"):
+        shutil.rmtree(folder[id_])
+    alignc("submit", "light.yaml", "--store", "s", cwd=tmp_path)
+    phases = wait_for("light.yaml", "s", tmp_path)
+    assert phases["wrong[seed=1]"] == "done"  # it does not read what is damaged
+    assert phases["labels[seed=0]"] == "failed"
+    told = alignc("logs", "light.yaml", "labels[seed=0]", "--store", "s", cwd=tmp_path)
+    assert f"{right} is missing or has another size" in told and "remove" in told
 
 
 def test_a_second_experiment_waits_for_the_work_of_the_first(slurm: Cluster, tmp_path: Path) -> None:

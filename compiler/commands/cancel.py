@@ -1,0 +1,78 @@
+"""`alignc cancel`: stop nodes and all that depends on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from compiler.commands.common import Selectors, compile_, on_spec, open_store, select_nodes, select_options
+from compiler.errors import UsageError
+
+if TYPE_CHECKING:
+    from compiler.cancel import Task
+    from compiler.program import Program
+    from runtime.store import Store
+
+
+@click.command("cancel")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@on_spec
+@click.argument("nodes", nargs=-1)
+@select_options
+def command(
+    spec: str,
+    store_path: str,
+    overrides: tuple[str, ...],
+    selectors: Selectors,
+    nodes: tuple[str, ...],
+    yes: bool,
+) -> None:
+    """Stop nodes and all that depends on them: queued and running jobs of Slurm, processes of this machine.
+
+    What is sealed stays; a training that is stopped goes on from its last checkpoint when it is
+    submitted again.
+
+    \b
+    alignc cancel specs/quickstart.yaml 'tune[seed=0]'
+    alignc cancel specs/quickstart.yaml tune --yes
+    """
+    from dataclasses import replace
+
+    from compiler import cancel, submission
+
+    selectors = replace(selectors, select=(*nodes, *selectors.select))
+    if not selectors.select:
+        raise UsageError("name the nodes to cancel, such as `tune[seed=0]`")
+    store = open_store(store_path)
+    program = compile_(spec, overrides, store)
+    chosen = cancel.with_dependents(program.graph.nodes, select_nodes(program, store, selectors) or ())
+    tasks = _find(program, store, chosen)
+    if not tasks:
+        click.echo("nothing to cancel: none of these is queued or running")
+        return
+    for task in tasks:
+        click.echo(f"{task.name}: {', '.join(task.nodes)}")
+    if not yes and not click.confirm(f"Cancel {'these' if len(tasks) > 1 else 'this'}?"):
+        return
+    lock = submission.submission_lock(store)
+    try:
+        again = [t for t in _find(program, store, chosen) if t in tasks]  # time has passed
+        stopped = sum(1 for _ in cancel.stop(store, again))
+    finally:
+        lock.release()
+    click.echo(f"cancelled {stopped} of {len(tasks)}")
+
+
+def _find(program: Program, store: Store, chosen: frozenset[int]) -> list[Task]:
+    """What makes these nodes now. Says what is out of reach; raises UsageError where Slurm is silent."""
+    from compiler.cancel import find_tasks
+    from compiler.queue import look
+
+    seen = look(store)
+    if seen.problem and any(task.awaited for task in seen.tasks.values()):
+        raise UsageError(f"{seen.problem}: jobs cannot be cancelled from here now")
+    tasks, beyond = find_tasks(program, store, seen.tasks, chosen)
+    for line in beyond:
+        click.echo(line, err=True)
+    return tasks

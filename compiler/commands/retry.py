@@ -1,0 +1,76 @@
+"""`alignc retry`: submit again what failed, and all that depends on it."""
+
+from __future__ import annotations
+
+import click
+
+from compiler.commands.common import (
+    Selectors,
+    compile_,
+    on_spec,
+    open_store,
+    plan_of,
+    profile_of,
+    remember_plan,
+    require_budget,
+    select_nodes,
+    select_options,
+    tell_blocked,
+    tell_submitted,
+    with_prices,
+)
+from compiler.errors import UsageError
+
+
+@click.command("retry")
+@click.option("--failed", is_flag=True, help="Every node that failed or was lost.")
+@click.option("--cluster", metavar="PROFILE", help="Cluster profile: a name in specs/clusters, or a file.")
+@on_spec
+@click.argument("nodes", nargs=-1)
+@select_options
+def command(
+    spec: str,
+    store_path: str,
+    overrides: tuple[str, ...],
+    selectors: Selectors,
+    nodes: tuple[str, ...],
+    failed: bool,
+    cluster: str | None,
+) -> None:
+    """Forget how nodes failed, and submit exactly these and what depends on them.
+
+    \b
+    alignc retry specs/quickstart.yaml --failed
+    alignc retry specs/quickstart.yaml 'tune[seed=0]' --cluster mysite
+    """
+    from dataclasses import replace
+
+    from compiler import submission
+    from compiler.cancel import with_dependents
+    from compiler.retry import forget_failures
+
+    named = (*nodes, *(["state:failed", "state:lost"] if failed else []), *selectors.select)
+    if not named:
+        raise UsageError("name the nodes to submit again, or say `--failed`")
+    submission.require_slurm()
+    store = open_store(store_path)
+    program = compile_(spec, overrides, store)
+    profile = profile_of(program, cluster)
+    program = with_prices(program, profile)
+    lock = submission.submission_lock(store)
+    try:
+        submission.settle(store)
+        found = select_nodes(program, store, replace(selectors, select=named))
+        chosen = with_dependents(program.graph.nodes, found or ())
+        most = submission.max_array_size(profile)
+        made = plan_of(program, store, on_slurm=True, max_array=most, selected=chosen)
+        require_budget(made, store, profile)
+        remember_plan(made, store)
+        forget_failures(store, [program.identities[i].asked for i in made.to_run()])
+        for done in submission.submit(made, profile, store):
+            tell_submitted(done)
+    finally:
+        lock.release()
+    tell_blocked(made, "submitted")
+    if not made.jobs:
+        click.echo("nothing to submit")

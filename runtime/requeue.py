@@ -1,0 +1,79 @@
+"""Puts the Slurm job of this process into the queue again, as long as its turns get it further.
+
+Only after a warning (USR2). A job that is sent TERM was requeued by Slurm itself, or cancelled by a
+person, who wants it to stay so.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+from runtime.files import read_json, write_json
+from runtime.store import Store
+
+IDLE_TURNS = 3  # turns in a row that got no further, after which a person has to look
+TURNS = "turns.json"
+
+
+def slurm_id(environment: Mapping[str, str] = os.environ) -> str | None:
+    """The Slurm id of this very task. The raw id will not do: that of the last task is the whole array's."""
+    if "SLURM_ARRAY_TASK_ID" in environment and "SLURM_ARRAY_JOB_ID" in environment:
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return environment.get("SLURM_JOB_ID")
+
+
+def _read(path: Any) -> dict[str, Any]:
+    try:
+        return dict(read_json(path))
+    except (OSError, ValueError):
+        return {}
+
+
+def idle_turns(store: Store, key: str, *, further: bool = False) -> int:
+    """How many turns in a row of a job, this one included, got no further; notes that this one ended.
+
+    further: whether this turn has made something else.
+    """
+    turns = _read(store.work(key) / TURNS)
+    done = _read(store.progress(key)).get("done", 0)
+    best = turns.get("best", 0)
+    idle = 0 if further or done > best else turns.get("idle", 0) + 1
+    write_json(store.work(key) / TURNS, {"best": max(done, best), "idle": idle})
+    return idle
+
+
+def take_another_turn(store: Store, description: Mapping[str, Any], *, further: bool = False) -> bool:
+    """Requeue the task of this process, which works on `description`. Slurm then ends this process.
+
+    further: whether the task has made another of its nodes in this turn. Returns whether Slurm agreed;
+    else a person has to submit again, and the job's failure record says so.
+    """
+    task = slurm_id()
+    if task is None:
+        return False
+    key = description.get("asked", description["key"])
+    idle = idle_turns(store, key, further=further)
+    if idle >= IDLE_TURNS:
+        (store.work(key) / TURNS).unlink(missing_ok=True)  # whoever submits again means it
+        _tell(store, key, f"{idle} turns in a row got no further, so it was not requeued", idle=idle)
+        return False
+    print(f"requeueing Slurm job {task}", flush=True)
+    try:
+        done = subprocess.run(["scontrol", "requeue", task], capture_output=True, text=True, check=False)
+        problem = done.stderr.strip() if done.returncode else ""
+    except OSError as error:
+        problem = str(error)
+    if problem:
+        _tell(store, key, f"Slurm did not requeue it: {problem}")
+    return not problem
+
+
+def _tell(store: Store, key: str, more: str, **figures: int) -> None:
+    """Add to what the failure record says."""
+    print(more, flush=True)
+    record = _read(store.failure(key))
+    if record:
+        write_json(store.failure(key), {**record, "message": f"{record['message']}; {more}", **figures})
