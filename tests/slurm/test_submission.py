@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -121,13 +122,14 @@ def test_two_submissions_at_once_submit_each_node_once(slurm: Cluster, tmp_path:
 
 
 @pytest.mark.slow
-def test_200_submissions_killed_at_random(slurm: Cluster, tmp_path: Path) -> None:
+def test_submissions_killed_at_random(slurm: Cluster, tmp_path: Path) -> None:
     """Experiments that share work, each killed once somewhere and then submitted again."""
+    kills = int(os.environ.get("ALIGNC_KILLS", "20"))
     (tmp_path / "light.yaml").write_text(LIGHT)
     chance = random.Random(4)
     hit = 0
     with closed(slurm):
-        for seed in range(200):
+        for seed in range(kills):
             words = ("submit", "light.yaml", "--store", "s", "--set", f"axes.seed=[{seed}]")
             process = start(*words, cwd=tmp_path)
             time.sleep(chance.uniform(0.2, 1.0))
@@ -136,10 +138,10 @@ def test_200_submissions_killed_at_random(slurm: Cluster, tmp_path: Path) -> Non
             hit += process.returncode == -9
             alignc(*words, cwd=tmp_path)
         count = queued(slurm, tmp_path / "s")
-        seeds = f"axes.seed={list(range(200))}"
+        seeds = f"axes.seed={list(range(kills))}"
         assert count == dict.fromkeys(keys_of("light.yaml", tmp_path, "--set", seeds), 1)
-    print(f"{hit} of 200 were killed before they ended")
-    assert hit >= 50
+    print(f"{hit} of {kills} were killed before they ended")
+    assert hit >= kills // 4
 
 
 # ---------------------------------------------------------------- waves
@@ -155,8 +157,8 @@ def small(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 @pytest.fixture
 def counted(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A cluster with accounting that enforces limits, and an account lab."""
-    if shutil.which("mariadbd") is None or shutil.which("slurmdbd", path="/usr/sbin:/usr/bin") is None:
-        pytest.skip("slurmdbd and MariaDB are not installed")
+    if os.environ.get("ALIGNC_SLURM_ACCOUNTING") != "1":
+        pytest.skip("minutes of tests with slurmdbd and MariaDB: ask with ALIGNC_SLURM_ACCOUNTING=1")
     enforce = "AccountingStorageEnforce=associations,limits,qos\n"
     for cluster in _own_cluster(tmp_path_factory, monkeypatch, ACCOUNTING="1", EXTRA=enforce):
         cluster.command("sacctmgr", "-i", "add", "account", "lab")
