@@ -14,7 +14,6 @@ from compiler.causes import Effect
 from compiler.cluster import Profile
 from compiler.graph import Node, axis_name, is_local
 from compiler.plan import Plan, Step, processes
-from compiler.slurm import preview
 from runtime.store import Store
 
 SCHEMA = "alignc.plan/1"
@@ -199,6 +198,8 @@ def to_mermaid(plan: Plan) -> str:
 
 def to_sbatch(plan: Plan, profile: Profile, store: Store) -> str:
     """Every script that `submit` would submit, each under its command line and its tasks."""
+    from compiler.slurm import preview  # which few plans need, and takes a while to import
+
     parts: list[str] = []
     for script, call in preview(plan, profile, store):
         tasks = [
