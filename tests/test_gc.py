@@ -112,18 +112,19 @@ def test_killed_in_the_midst_every_artifact_is_whole_or_gone(both: Path) -> None
         (out / "manifest.json").write_text("{}")
         out.rename(store.artifact("many", key))
         shutil.rmtree(store.work(key))
+    caught = False  # a kill may come when one folder is gone and the next not yet renamed
     for _ in range(4):
         process = start("gc", "light.yaml", "--store", "s", "--yes", cwd=both)
         while process.poll() is None and not (graves.is_dir() and os.listdir(graves)):
             time.sleep(0.001)
         process.kill()
         process.communicate()
-        assert os.listdir(graves)
+        caught = caught or bool(os.listdir(graves))
         left = len(os.listdir(store.root / "many"))
         shutil.rmtree(graves)  # so that the next one is seen to begin
         for key in os.listdir(store.root / "many"):
             assert len(os.listdir(store.artifact("many", key))) == 201
-    assert left > 0
+    assert left > 0 and caught
     alignc("gc", "light.yaml", "--store", "s", "--yes", cwd=both)
     assert not os.listdir(store.root / "many") and not os.listdir(graves)
     assert len(artifacts(store.root)) == 8
