@@ -233,8 +233,7 @@ def _require_choices(program: Program, index: int, sealed: frozenset[str]) -> No
     for i in range(index, -1, -1):
         if i in before:
             before.update(nodes[i].reads)
-            is_choice = any(port.path == CHOICE for port in nodes[i].outputs.values())
-            if is_choice and program.keys[i] not in sealed and i != index:
+            if nodes[i].is_choice and program.keys[i] not in sealed and i != index:
                 way_out = f"run `--select +{nodes[i].stage}` first, or adopt its candidates"
                 raise Unfit(
                     f"{nodes[index].id} comes after the choice {nodes[i].id}, not made yet: {way_out}"

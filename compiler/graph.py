@@ -10,6 +10,7 @@ from compiler.errors import Span
 from compiler.interpolate import Label
 from compiler.spec import Declaration
 from runtime.artifacts import Port
+from runtime.job import CHOICE
 from runtime.stage import Resources, StageConfig, StageKind
 
 # An axis is known by where it comes from: `seed` is declared, `tune/learning_rate` swept by stage
@@ -74,6 +75,11 @@ class Node:
     def needs(self) -> list[int]:
         """Indices of the nodes that this one reads or follows, each once."""
         return self.reads if self.follows is None else [*self.reads, self.follows]
+
+    @property
+    def is_choice(self) -> bool:
+        """Whether its artifact stands for one of its candidates."""
+        return any(port.path == CHOICE for port in self.outputs.values())
 
     def ports(self) -> dict[str, Port]:
         """The port that each input reads; of many candidates the first."""

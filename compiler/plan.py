@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from compiler.causes import Cause, Effect, causes, effects
@@ -13,7 +13,6 @@ from compiler.identify import Chosen, Identity, nothing_chosen
 from compiler.memory import Past
 from compiler.program import Program
 from runtime.fields import takes_many
-from runtime.job import CHOICE
 from runtime.stage import Resources
 
 # run: for the first time; rerun: made before under this name, of another recipe; reuse: sealed; wait:
@@ -171,9 +170,8 @@ def _decide(node: Node, identity: Identity, needs: Sequence[Step], state: State)
 
 def _moved(program: Program, past: Past, state: State) -> dict[str, Cause]:
     """Nodes that were made before under another key, and why it is another."""
-    symbolic = replace(program, identities=tuple(i.symbolic() for i in program.identities))
     made = state.sealed | state.realised
-    found = causes(past, symbolic)
+    found = causes(past, program.symbolic())
     return {id_: c for id_, c in found.items() if made & {past[c.was]["key"], past[c.was].get("real")}}
 
 
@@ -181,7 +179,7 @@ def _fresh_choices(program: Program, past: Past, moved: Mapping[str, Cause], fel
     """Choices that cannot fall as before: what they fell on is no candidate now, or none is as it was."""
     found: set[str] = set()
     for node, identity in zip(program.graph.nodes, program.identities, strict=True):
-        if node.id in moved and _is_choice(node):
+        if node.id in moved and node.is_choice:
             fields = node.kind.config.model_fields.items()
             name = next(name for name, info in fields if takes_many(info))
             was = past[moved[node.id].was]
@@ -205,15 +203,11 @@ def _spared(cause: Cause, needs: Sequence[Step], fresh: frozenset[str]) -> str:
     A choice that falls as before spares whatever changed by nothing else; those of `fresh` cannot.
     """
     stages = {
-        step.node.stage if _is_choice(step.node) and step.node.id not in fresh else step.after_choice
+        step.node.stage if step.node.is_choice and step.node.id not in fresh else step.after_choice
         for step in needs
         if step.action in (*MADE, "wait")
     }
     return " and ".join(sorted(stages)) if stages and all(stages) and not cause.own else ""
-
-
-def _is_choice(node: Node) -> bool:
-    return any(port.path == CHOICE for port in node.outputs.values())
 
 
 def _select(

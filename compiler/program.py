@@ -42,6 +42,10 @@ class Program:
     def keys(self) -> list[str]:
         return [i.key for i in self.identities]
 
+    def symbolic(self) -> Program:
+        """As if no choice had been made: what two specs are compared by."""
+        return replace(self, identities=tuple(i.symbolic() for i in self.identities))
+
 
 def _read_text(path: str) -> str:
     return Path(path).read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +90,10 @@ def broken(promised: Mapping[str, Any], plan: Plan, profile: Profile) -> list[st
 
 
 def _spec_moved(told: Mapping[str, Any], plan: Plan) -> list[str]:
-    symbolic = replace(plan.program, identities=tuple(i.symbolic() for i in plan.program.identities))
     old = {id_: {"key": key, "recipe": told["recipes"][key]} for id_, key in told["asked"].items()}
-    changed = [f"spec: {effect}" for effect in effects(causes(old, symbolic))]
-    ids = [node.id for node in plan.program.graph.nodes]
-    new, gone = [i for i in ids if i not in old], [i for i in old if i not in set(ids)]
+    changed = [f"spec: {effect}" for effect in effects(causes(old, plan.program.symbolic()))]
+    ids = {node.id: None for node in plan.program.graph.nodes}
+    new, gone = [i for i in ids if i not in old], [i for i in old if i not in ids]
     changed += [f"spec: {_some(new)} not there"] if new else []
     changed += [f"spec: {_some(gone)} there, and now not"] if gone else []
     return changed

@@ -12,7 +12,6 @@ from compiler.program import Program, compile_spec
 from compiler.queue import look
 from compiler.status import OVER, NodeState, Report, Usual, report, summary
 from compiler.survey import choices
-from runtime.job import CHOICE
 from runtime.store import Store
 
 LOCAL_S = 2.0  # between looks while nothing is in Slurm
@@ -51,10 +50,7 @@ class Watcher:
         in_slurm = any(task.awaited for task in seen.tasks.values())
         self.interval_s = interval(self.interval_s, happened=bool(changed), in_slurm=in_slurm)
         made = {s.id for s in changed if s.phase == "done"}
-        choice_made = any(
-            node.id in made and any(port.path == CHOICE for port in node.outputs.values())
-            for node in self.program.graph.nodes
-        )
+        choice_made = any(node.id in made and node.is_choice for node in self.program.graph.nodes)
         if choice_made:  # what comes after it has another key now
             self.program = compile_spec(
                 self.program.spec.path,

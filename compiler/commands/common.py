@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -230,6 +231,35 @@ def hold_promise(promised: dict[str, Any] | None, plan: Plan, profile: Profile) 
         raise UsageError(f"nothing was done, since the plan no longer holds:\n{lines}\nmake another plan")
 
 
+@contextmanager
+def submitting(store: Store) -> Iterator[None]:
+    """One submission at a time, and after what a killed one left is cleared up."""
+    from compiler import submission
+
+    lock = submission.submission_lock(store)
+    try:
+        submission.settle(store)
+        yield
+    finally:
+        lock.release()
+
+
+def plan_to_submit(program: Program, store: Store, profile: Profile, selected: frozenset[int] | None) -> Plan:
+    from compiler import submission
+
+    most = submission.max_array_size(profile)
+    return plan_of(program, store, on_slurm=True, max_array=most, selected=selected)
+
+
+def submit_plan(made: Plan, store: Store, profile: Profile) -> None:
+    """Submit a plan that was looked through, and say what was submitted."""
+    from compiler import submission
+
+    for done in submission.submit(made, profile, store):
+        tell_submitted(done)
+    tell_blocked(made, "submitted")
+
+
 def tell_submitted(done: Made) -> None:
     """Say what was submitted, or what follows later."""
     if done.left:
@@ -281,7 +311,6 @@ def profile_of(program: Program, name: str | None) -> Profile:
 def local_profile(program: Program) -> Profile:
     """What the spec's cluster profile says of prices; its hardware is not that of this machine."""
     from compiler.cluster import load_profile
-    from compiler.errors import UsageError
 
     empty = load_profile(None, Path(program.spec.path))
     try:

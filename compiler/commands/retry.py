@@ -9,14 +9,14 @@ from compiler.commands.common import (
     compile_,
     on_spec,
     open_store,
-    plan_of,
+    plan_to_submit,
     profile_of,
     remember_plan,
     require_budget,
     select_nodes,
     select_options,
-    tell_blocked,
-    tell_submitted,
+    submit_plan,
+    submitting,
     with_prices,
 )
 from compiler.errors import UsageError
@@ -45,32 +45,25 @@ def command(
     """
     from dataclasses import replace
 
-    from compiler import submission
     from compiler.cancel import with_dependents
     from compiler.retry import forget_failures
+    from compiler.submission import require_slurm
 
     named = (*nodes, *(["state:failed", "state:lost"] if failed else []), *selectors.select)
     if not named:
         raise UsageError("name the nodes to submit again, or say `--failed`")
-    submission.require_slurm()
+    require_slurm()
     store = open_store(store_path)
     program = compile_(spec, overrides, store)
     profile = profile_of(program, cluster)
     program = with_prices(program, profile)
-    lock = submission.submission_lock(store)
-    try:
-        submission.settle(store)
+    with submitting(store):
         found = select_nodes(program, store, replace(selectors, select=named))
         chosen = with_dependents(program.graph.nodes, found or ())
-        most = submission.max_array_size(profile)
-        made = plan_of(program, store, on_slurm=True, max_array=most, selected=chosen)
+        made = plan_to_submit(program, store, profile, chosen)
         require_budget(made, store, profile)
         remember_plan(made, store)
         forget_failures(store, [program.identities[i].asked for i in made.to_run()])
-        for done in submission.submit(made, profile, store):
-            tell_submitted(done)
-    finally:
-        lock.release()
-    tell_blocked(made, "submitted")
+        submit_plan(made, store, profile)
     if not made.jobs:
         click.echo("nothing to submit")

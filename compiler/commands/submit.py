@@ -11,14 +11,14 @@ from compiler.commands.common import (
     hold_promise,
     on_spec,
     open_store,
-    plan_of,
+    plan_to_submit,
     profile_of,
     remember_plan,
     require_budget,
     select_nodes,
     select_options,
-    tell_blocked,
-    tell_submitted,
+    submit_plan,
+    submitting,
     with_prices,
 )
 
@@ -38,28 +38,21 @@ def command(
     alignc submit plan.json      what `alignc plan --out plan.json` showed, or nothing
     alignc status specs/quickstart.yaml --store /shared/me/store
     """
-    from compiler import submission
+    from compiler.submission import require_slurm
 
-    submission.require_slurm()
+    require_slurm()
     asked, promised = asked_for(spec, store_path, overrides, selectors, cluster)
     store = open_store(asked.store)
     program = compile_(asked.spec, asked.overrides, store)
     profile = profile_of(program, asked.cluster)
     program = with_prices(program, profile)
-    lock = submission.submission_lock(store)
-    try:
-        submission.settle(store)
+    with submitting(store):
         selected = select_nodes(program, store, Selectors(asked.select, asked.exclude))
-        most = submission.max_array_size(profile)
-        made = plan_of(program, store, on_slurm=True, max_array=most, selected=selected)
+        made = plan_to_submit(program, store, profile, selected)
         hold_promise(promised, made, profile)
         require_budget(made, store, profile)
         remember_plan(made, store)
-        for done in submission.submit(made, profile, store):
-            tell_submitted(done)
-    finally:
-        lock.release()
-    tell_blocked(made, "submitted")
+        submit_plan(made, store, profile)
     if not made.jobs:
         queued = f", {made.estimate.wait} queued or running" if made.estimate.wait else ""
         click.echo(f"nothing to submit: {made.estimate.reuse} nodes are done{queued}")

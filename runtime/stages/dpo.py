@@ -9,6 +9,7 @@ from runtime.artifacts import Port
 from runtime.fields import Reference, result, takes
 from runtime.job import Job
 from runtime.stage import TORCH, Problem, Resources, StageKind
+from runtime.stages.reference import require_chat
 from runtime.stages.sample import chat_templates
 from runtime.stages.sft import trained
 from runtime.training_config import TrainingConfig
@@ -37,10 +38,7 @@ def outputs(config: Dpo, inputs: Mapping[str, Port]) -> dict[str, Port]:
 
 
 def check(config: Dpo, inputs: Mapping[str, Port]) -> Iterable[Problem]:
-    if inputs["model"].chat is None:
-        yield Problem(
-            "AC320", "model", "the model has no chat format", "train it first, or declare its `chat`"
-        )
+    yield from require_chat(inputs)
     if config.loss == "ipo" and config.label_smoothing:
         yield Problem(
             "AC321", "label_smoothing", "label smoothing has no meaning for `loss: ipo`", "remove it"

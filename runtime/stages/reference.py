@@ -30,11 +30,16 @@ def outputs(config: ReferenceLogps, inputs: Mapping[str, Port]) -> dict[str, Por
     return {"": Port(type="ReferenceLogps", path="reference.jsonl", pools=inputs["data"].pools)}
 
 
-def check(config: ReferenceLogps, inputs: Mapping[str, Port]) -> Iterable[Problem]:
+def require_chat(inputs: Mapping[str, Port]) -> Iterable[Problem]:
+    """Pairs can only be rendered in the model's own chat format."""
     if inputs["model"].chat is None:
         yield Problem(
             "AC320", "model", "the model has no chat format", "train it first, or declare its `chat`"
         )
+
+
+def check(config: ReferenceLogps, inputs: Mapping[str, Port]) -> Iterable[Problem]:
+    return require_chat(inputs)
 
 
 def run(job: Job) -> None:
