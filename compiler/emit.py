@@ -47,6 +47,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
                 "tasks": [[steps[i].node.id for i in task] for task in j.tasks],
                 "array": j.array,
                 "after": list(j.after),
+                "elementwise": list(j.elementwise),
                 "after_slurm": list(j.after_slurm),
             }
             for j in plan.jobs
@@ -205,6 +206,7 @@ def to_sbatch(plan: Plan, profile: Profile, store: Store) -> str:
         tasks = [
             f"#   {n}: {', '.join(plan.steps[i].node.id for i in task)}"
             for n, task in enumerate(script.job.tasks)
+            if task
         ]
         parts.append("\n".join([f"# $ {call}", "# tasks:", *tasks, script.text]))
     return "\n".join(parts) if parts else "# nothing to submit"

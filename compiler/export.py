@@ -73,6 +73,7 @@ def _tasks(plan: Plan) -> list[dict[str, Any]]:
         }
         for job in plan.jobs
         for index, task in enumerate(job.tasks)
+        if task
     ]
 
 

@@ -294,7 +294,7 @@ def _data(
                 "call": call,
                 "lines": [string(line) for line in script.text.splitlines()],
                 "steps": _runs(script.job.steps),
-                "sizes": _column([len(task) for task in script.job.tasks]),
+                "sizes": _column([len(task) for task in script.job.tasks if task]),
             }
             for script, call in scripts[: limits.jobs]
         ],
@@ -309,7 +309,8 @@ def _lines(plan: Plan) -> tuple[list[StageLine], Drawing]:
     """The stages with their boxes, and the drawing these stand in."""
     stages = by_stage(plan)
     to_run: dict[str, list[Step]] = {}
-    for step in (plan.steps[task[0]] for job in plan.jobs for task in job.tasks):  # one time limit a task
+    begins = (task[0] for job in plan.jobs for task in job.tasks if task)  # one time limit a task
+    for step in (plan.steps[i] for i in begins):
         to_run.setdefault(step.node.stage, []).append(step)
     shown = {
         name: (matrix([s.node for s in steps]), steps[0].node.kind.name, _counts(steps))

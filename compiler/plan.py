@@ -55,8 +55,9 @@ class Step:
 class JobGroup:
     """Nodes submitted together: one sbatch call, an array where there are several tasks.
 
-    A task carries out its nodes one after the other: the legs of one run. `after` names groups of this
-    plan, `after_slurm` jobs that are queued already.
+    A task carries out its nodes one after the other: the legs of one run; an array may have no task of
+    some index. `after` names groups of this plan, `after_slurm` jobs that are queued already. Of the groups
+    `elementwise`, each task needs but the one of its own index.
     """
 
     name: str
@@ -65,6 +66,12 @@ class JobGroup:
     processes: int
     after: tuple[str, ...]
     after_slurm: tuple[str, ...]
+    elementwise: tuple[str, ...] = ()  # some of `after`
+
+    @property
+    def size(self) -> int:
+        """How many tasks it has."""
+        return sum(map(bool, self.tasks))
 
     @property
     def steps(self) -> list[int]:
@@ -256,24 +263,74 @@ def _groups(program: Program, steps: Sequence[Step], state: State, max_array: in
     """Nodes to run, by stage and resources; at most `max_array` tasks in one group."""
     if not any(step.action in MADE for step in steps):
         return []
-    groups, owner = _members(program, steps, max_array)
+    groups, owner = _members(program, steps, state, max_array)
     names = _names(program.spec.experiment, groups)
     made: list[JobGroup] = []
     for group in groups:
-        needed = [steps[n] for task in group.tasks for i in task for n in steps[i].needs]
-        after = dict.fromkeys(
-            names[owner[s.key][0]] for s in needed if s.action in MADE and owner[s.key][0] is not group
+        needs = [[steps[n] for i in task for n in steps[i].needs] for task in group.tasks]
+        queued = dict.fromkeys(
+            state.slurm_jobs[s.key] for needed in needs for s in needed if s.key in state.slurm_jobs
         )
-        queued = dict.fromkeys(state.slurm_jobs[s.key] for s in needed if s.key in state.slurm_jobs)
-        tasks = tuple(map(tuple, group.tasks))
+        ahead = [_tasks_ahead(group, needed, owner) for needed in needs]
+        after = dict.fromkeys(other for tasks in ahead for other in tasks)
+        alike = _align(group, list(after), ahead)
         made.append(
-            JobGroup(names[group], tasks, group.resources, group.processes, tuple(after), tuple(queued))
+            JobGroup(
+                names[group],
+                tuple(map(tuple, group.tasks)),
+                group.resources,
+                group.processes,
+                tuple(names[other] for other in after),
+                tuple(queued),
+                tuple(names[other] for other in alike),
+            )
         )
     return made
 
 
+_Owner = Mapping[str, tuple["_Group", list[int]]]  # key -> the group and the task that make it
+
+
+def _tasks_ahead(group: _Group, needs: Sequence[Step], owner: _Owner) -> dict[_Group, list[list[int]]]:
+    """The tasks of other groups that a task needs."""
+    found: dict[_Group, list[list[int]]] = {}
+    for step in needs:
+        if step.action in MADE:
+            other, task = owner[step.key]
+            if other is not group and task not in found.setdefault(other, []):
+                found[other].append(task)
+    return found
+
+
+def _align(
+    group: _Group, after: Sequence[_Group], ahead: Sequence[Mapping[_Group, list[list[int]]]]
+) -> list[_Group]:
+    """Give each task the index of the one that it needs; returns the groups of which it needs but that.
+
+    The group that comes last decides where several could. Without any, tasks stay in a row.
+    """
+    if len(group.tasks) == 1:
+        return []
+    alike: list[_Group] = []
+    indices: list[int] = []
+    for other in reversed(after):
+        if any(len(tasks.get(other, ())) != 1 for tasks in ahead):
+            continue
+        position = {id(task): index for index, task in enumerate(other.tasks)}
+        theirs = [position[id(tasks[other][0])] for tasks in ahead]
+        if len(set(theirs)) == len(theirs) and theirs == (indices or theirs):
+            indices = theirs
+            alike.append(other)
+    if alike:
+        tasks: list[list[int]] = [[] for _ in range(max(indices) + 1)]
+        for index, task in zip(indices, group.tasks, strict=True):
+            tasks[index] = task
+        group.tasks = tasks
+    return alike
+
+
 def _members(
-    program: Program, steps: Sequence[Step], max_array: int
+    program: Program, steps: Sequence[Step], state: State, max_array: int
 ) -> tuple[list[_Group], dict[str, tuple[_Group, list[int]]]]:
     """The groups in order of submission, and the group and task of each key."""
     rank = {stage: number for number, stage in enumerate(program.graph.by_stage)}
@@ -299,9 +356,12 @@ def _members(
                 orders.append(ahead.order)
                 continue
             order = _order(rank[node.stage], node.segment, reads, ahead.order)
-        group = open_groups.get((order, asked))
+        # What waits for nothing must not wait with others.
+        waits = bool(reads or before) or any(steps[n].key in state.slurm_jobs for n in step.needs)
+        group = open_groups.get((order, asked, waits))
         if group is None or len(group.tasks) == max_array:
-            group = open_groups[order, asked] = _Group(node.stage, node.resources, processes(node), order)
+            group = _Group(node.stage, node.resources, processes(node), order)
+            open_groups[order, asked, waits] = group
             groups.append(group)
         task = [index]
         group.tasks.append(task)
@@ -336,9 +396,10 @@ def _names(experiment: str, groups: Sequence[_Group]) -> dict[_Group, str]:
 
 
 def _estimate(steps: Sequence[Step], shown: Sequence[Step], jobs: Sequence[JobGroup]) -> Estimate:
-    cpu_hours = sum(len(j.tasks) * j.resources.cpus * j.processes * j.resources.minutes for j in jobs) / 60
-    gpu_hours = sum(len(j.tasks) * j.resources.gpus * j.resources.minutes for j in jobs) / 60
-    begins = {task[0] for job in jobs for task in job.tasks}  # a task has one time limit for all its nodes
+    cpu_hours = sum(j.size * j.resources.cpus * j.processes * j.resources.minutes for j in jobs) / 60
+    gpu_hours = sum(j.size * j.resources.gpus * j.resources.minutes for j in jobs) / 60
+    # A task has one time limit for all its nodes.
+    begins = {task[0] for job in jobs for task in job.tasks if task}
     finish: list[int] = []
     for index, step in enumerate(steps if jobs else ()):
         own = step.node.resources.minutes if index in begins else 0

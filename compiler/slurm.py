@@ -12,7 +12,7 @@ from compiler.describe import description_path
 from compiler.plan import JobGroup, Plan
 from runtime.stage import Resources
 from runtime.store import Store
-from runtime.submission import CARRIER_MINUTES, TOKEN, dependency, job_file, scripts
+from runtime.submission import CARRIER_MINUTES, TOKEN, array_of, dependency, job_file, scripts
 from runtime.templates import fill
 
 
@@ -40,7 +40,8 @@ def script_text(job: JobGroup, profile: Profile, *, token: str, logs: str, work:
     return fill(
         "sbatch.sh.j2",
         job=job,
-        profile=profile.model_copy(update={"parallel_tasks": throttle(job, profile)}),
+        array=array_of(job.tasks, throttle(job, profile)) if job.array else "",
+        profile=profile,
         token=token,
         memory_mib=round(job.resources.memory_gb * 1024),
         warning_s=min(profile.warning_s, job.resources.minutes * 60 // 4),
@@ -58,8 +59,12 @@ def make_script(
         for task in job.tasks
     )
     work = _module(profile, "runtime.run_task", store, str(job_file(store, TOKEN)))
-    after = [*job.after_slurm, *(ids[name] for name in job.after)] if ids else []
-    return Script(job, _text(job, profile, store, work), dependency(after), tasks)
+    return Script(job, _text(job, profile, store, work), _after(job, ids) if ids else (), tasks)
+
+
+def _after(job: JobGroup, ids: Mapping[str, str]) -> tuple[str, ...]:
+    whole = [*job.after_slurm, *(ids[name] for name in job.after if name not in job.elementwise)]
+    return dependency(whole, [ids[name] for name in job.elementwise])
 
 
 def carrier_text(experiment: str, profile: Profile, store: Store) -> str:

@@ -159,6 +159,9 @@ def _out_of_queue(
     if task is None:
         return NodeState(*common, "waiting", IDLE)
     gone = f"Slurm job {task.slurm_id}"
+    if task.state == "CANCELLED" and task.reason == "DependencyNeverSatisfied":
+        told = f"{gone} was called off by Slurm: what it came after did not end well; `alignc submit` goes on"
+        return NodeState(*common, "waiting", told, task.slurm_id)
     if task.state not in UNTOLD:
         told = f"{gone}: {ends(task.state)} ({task.state}); `alignc retry` submits it again"
         return NodeState(*common, "failed", told, task.slurm_id)

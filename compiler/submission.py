@@ -79,6 +79,7 @@ def calls_of(plan: Plan, profile: Profile, store: Store) -> list[Call]:
             tasks=script.tasks,
             keys=tuple(_task_keys(plan, task) for task in job.tasks),
             after=tuple(sorted({*(numbers[name] for name in job.after), *_awaited(plan, job, waiting)})),
+            elementwise=tuple(numbers[name] for name in job.elementwise),
             after_slurm=job.after_slurm,
         )
         for job in plan.jobs

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from runtime.store import Store
 TOKEN = "<token>"  # stands for the token in a script that was not submitted yet
 COMMENT = "alignc:"
 POLL_S = 10.0
+REMEMBERED_S = 120.0  # a submission that takes longer than this may meet tasks that Slurm has forgotten
 CARRIER_MINUTES = 60  # time limit of a carrier
 STAY_S = CARRIER_MINUTES * 60 * 0.75
 
@@ -50,7 +52,10 @@ class NoRoom(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of sbatch, or several where its tasks do not fit at once."""
+    """One call of sbatch, or several where its tasks do not fit at once.
+
+    Tasks are counted by their index in the array; one without descriptions is not submitted.
+    """
 
     number: int
     experiment: str
@@ -62,15 +67,21 @@ class Call:
     tasks: tuple[tuple[str, ...], ...]  # descriptions of each task, to be carried out in a row
     keys: tuple[tuple[str, ...], ...]  # every key by which somebody may look for a task
     after: tuple[int, ...] = ()  # calls that it comes after
+    elementwise: tuple[int, ...] = ()  # of which each task needs but the one of its own index
     after_slurm: tuple[str, ...] = ()  # jobs that were queued before
-    made: int = 0  # tasks that Slurm has
+    made: int = 0  # index of the first task that Slurm does not have
     ids: tuple[str, ...] = ()  # the Slurm jobs they are in
     begun: str = ""  # token of a call whose answer is not on file
     begun_tasks: int = 0
 
     @property
     def left(self) -> int:
-        return len(self.tasks) - self.made
+        return sum(map(bool, self.tasks[self.made :]))
+
+    def after_next(self, count: int) -> int:
+        """Index of the task that follows the next `count` ones."""
+        indices = [i for i, task in enumerate(self.tasks) if task and i >= self.made]
+        return indices[count - 1] + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,25 +254,52 @@ class _Room:
         bound = self.tightest(place)
         return sys.maxsize if bound is None else max(0, bound.room - self.made)
 
+    @property
+    def remembers_s(self) -> float:
+        """For how long Slurm tells how a job ended (MinJobAge); 0 where it is not known."""
+        told = self._config.get("MinJobAge", "").split()
+        return float(told[0]) if told and told[0].isdigit() else 0.0
+
     def tightest(self, place: Place) -> Bound | None:
         if place not in self._bounds:
             self._bounds[place] = bounds(place, self.tasks, self._config)
         return min(self._bounds[place], key=lambda b: b.room, default=None)
 
 
-def dependency(slurm_ids: Iterable[str]) -> tuple[str, ...]:
-    """`afterany`, never `afterok`: jobs guard themselves, and nothing may wait for ever."""
-    ids = ":".join(slurm_ids)
-    return (f"--dependency=afterany:{ids}",) if ids else ()
+def dependency(whole: Iterable[str], elementwise: Iterable[str] = ()) -> tuple[str, ...]:
+    """Options that let a job come after others (Slurm ids). Nothing may wait for ever.
+
+    So it is never `afterok`: jobs look at their inputs themselves. Of arrays `elementwise`, each task waits
+    but for the one of its own index; Slurm takes it out of the queue when that one does not succeed.
+    """
+    words = {"afterany": ":".join(whole), "aftercorr": ":".join(elementwise)}
+    told = ",".join(f"{word}:{ids}" for word, ids in words.items() if ids)
+    kill = ("--kill-on-invalid-dep=yes",) if words["aftercorr"] else ()
+    return (f"--dependency={told}", *kill) if told else ()
 
 
-def _options(call: Call, count: int, calls: Mapping[int, Call], live: set[str]) -> list[str]:
-    """The options of sbatch for the next `count` tasks; jobs that have ended are not waited for."""
-    made = [i for n in call.after if n in calls for i in calls[n].ids]
-    options = list(dependency(i for i in (*call.after_slurm, *made) if i in live))
-    if count < len(call.tasks):
-        throttle = f"%{call.throttle}" if call.throttle else ""
-        options.append(f"--array={call.made}-{call.made + count - 1}{throttle}")
+def array_of(tasks: Sequence[Sequence[Any]], throttle: int | None = None, first: int = 0) -> str:
+    """What `--array` says of the tasks from index `first` on; those that are empty are left out."""
+    indices = [i for i, task in enumerate(tasks) if task and i >= first]
+    runs = [[i for _, i in run] for _, run in groupby(enumerate(indices), lambda pair: pair[1] - pair[0])]
+    told = (str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return ",".join(told) + (f"%{throttle}" if throttle else "")
+
+
+def _options(call: Call, count: int, calls: Mapping[int, Call], live: set[str], fresh: set[str]) -> list[str]:
+    """The options of sbatch for the next `count` tasks; jobs that have ended are not waited for.
+
+    fresh: jobs of which Slurm has forgotten no task. For one that it has forgotten, `aftercorr` is never
+    fulfilled.
+    """
+    parents = [calls[n] for n in call.after if n in calls]
+    alike = [p.ids[0] for p in parents if p.number in call.elementwise and not p.left and len(p.ids) == 1]
+    elementwise = [i for i in alike if i in fresh]
+    whole = (i for i in (*call.after_slurm, *(i for p in parents for i in p.ids)) if i not in elementwise)
+    options = list(dependency((i for i in whole if i in live), elementwise))
+    if count < call.left or call.made:
+        end = call.after_next(count)
+        options.append(f"--array={array_of(call.tasks[:end], call.throttle, call.made)}")
     return options
 
 
@@ -269,7 +307,7 @@ def _submit(store: Store, call: Call, count: int, options: Sequence[str]) -> Cal
     """Submit the next `count` tasks of a call. Raises Refused."""
     token = secrets.token_hex(8)
     write_json(job_file(store, token), {"tasks": call.tasks})
-    call = _write(store, replace(call, begun=token, begun_tasks=count))
+    call = _write(store, replace(call, begun=token, begun_tasks=call.after_next(count) - call.made))
     _record_call(store, call, None)
     try:
         slurm_id = sbatch(scripts(store), call.text.replace(TOKEN, token), options)
@@ -300,7 +338,7 @@ def drain(store: Store, refused: Callable[[Call, Refused], None], me: str | None
     # Nobody comes after a carrier, which may stay until all is submitted.
     live = {t.job for t in tasks if not t.ended} - {r["slurm_id"] for r in _carriers(store).values()}
     carried = _carried(store, tasks, but=me)
-    room, why = _Room(tasks), ""
+    room, why, fresh = _Room(tasks), "", set[str]()
     left = sum(call.left for call in pending)
     whole = all(left <= room.at(call.place) for call in pending)
     stays = me is not None and not _ours(store, live)
@@ -313,7 +351,7 @@ def drain(store: Store, refused: Callable[[Call, Refused], None], me: str | None
                 why = str(room.tightest(call.place))
                 break
             try:
-                call = _submit(store, call, count, _options(call, count, calls, live))
+                call = _submit(store, call, count, _options(call, count, calls, live, fresh))
             except Refused as error:
                 if error.full:
                     why = str(error)
@@ -324,6 +362,8 @@ def drain(store: Store, refused: Callable[[Call, Refused], None], me: str | None
             calls[call.number] = call
             room.made += count
             live.add(call.ids[-1])
+            if room.remembers_s >= REMEMBERED_S:
+                fresh.add(call.ids[-1])
             yield Made(call.job, call.ids[-1], count)
     waiting = _tell_carriers(store)
     if not waiting:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from compiler import emit
 from compiler.cluster import Profile
@@ -18,6 +20,7 @@ from runtime.stage import Resources
 from runtime.store import Store
 from tests.compiler.specs import HEAD, STUDY, compile_text
 from tests.golden import check_golden
+from tests.specs import LIGHT
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "plan.schema.json").read_text())
 
@@ -95,6 +98,42 @@ def test_arrays_are_cut_at_the_sites_limit(study: Program) -> None:
     assert names == {"study.score.1": 5, "study.score.2": 5, "study.score.3": 2}
     best = next(j for j in plan.jobs if j.name == "study.best")
     assert {"study.score.1", "study.score.2", "study.score.3"} <= set(best.after)
+
+
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # which nothing changes
+def test_a_task_of_an_elementwise_job_needs_but_that_of_its_index(
+    data: st.DataObject, study: Program
+) -> None:
+    made = data.draw(st.sets(st.sampled_from(study.keys)))
+    plan = make_plan(study, State(sealed=frozenset(made)), max_array=data.draw(st.integers(2, 20)))
+    tasks = {
+        job.name: {study.keys[i]: n for n, task in enumerate(job.tasks) for i in task} for job in plan.jobs
+    }
+    for job in plan.jobs:
+        for index, task in enumerate(job.tasks):
+            needed = {study.keys[n] for i in task for n in plan.steps[i].needs}
+            for other in job.elementwise if task else ():
+                assert {tasks[other][key] for key in needed & tasks[other].keys()} == {index}
+        assert set(job.elementwise) <= set(job.after) and (job.array or not job.elementwise)
+
+
+def test_elementwise_arrays_have_gaps_and_what_waits_for_nothing_is_apart(tmp_path: Path) -> None:
+    """wrong[seed=1] is there, so its labels wait for nobody; those of seed 2 are there too."""
+    program = compile_text(tmp_path, LIGHT.replace("[0, 1]", "[0, 1, 2, 3]"))
+    keys = {node.id: key for node, key in zip(program.graph.nodes, program.keys, strict=True)}
+    made = ("prompts", "right", "wrong[seed=1]", "labels[seed=2]")
+    plan = make_plan(program, State(sealed=frozenset(keys[id_] for id_ in made)))
+    ids = [node.id for node in program.graph.nodes]
+    jobs = {job.name.removeprefix("light."): job for job in plan.jobs}
+    told = {
+        name: ([[ids[i] for i in task] for task in job.tasks], job.elementwise) for name, job in jobs.items()
+    }
+    assert told["wrong"] == ([["wrong[seed=0]"], ["wrong[seed=2]"], ["wrong[seed=3]"]], ())
+    assert told["labels.2"] == ([["labels[seed=1]"]], ()) and jobs["labels.2"].after == ()
+    assert told["labels.1"] == ([["labels[seed=0]"], [], ["labels[seed=3]"]], ("light.wrong",))
+    text = script_text(jobs["labels.1"], Profile(), token="t", logs="l", work="w")
+    assert "#SBATCH --array=0,2\n" in text
 
 
 def test_jobs_come_after_the_jobs_they_read(study: Program) -> None:

@@ -140,3 +140,50 @@ def test_training_gives_the_same_bits_as_run(slurm: Cluster, tmp_path: Path) -> 
     assert tables("tiny.yaml", "slurm", tmp_path) == tables("tiny.yaml", "local", tmp_path)
     for path in (tmp_path / "local").glob("*/*/model/model.safetensors"):
         assert path.read_bytes() == (tmp_path / "slurm" / path.relative_to(tmp_path / "local")).read_bytes()
+
+
+ARMS = """\
+experiment: arms
+axes: {arm: {good: {source: one}, bad: {source: two}, late: {source: three}}}
+llms: {strong: {provider: simulated}, judge: {provider: simulated}}
+sources:
+  one: {kind: world, size: 20}
+  two: {kind: jsonl, path: t.jsonl, answer: answer}
+  three: {kind: world, size: 30}
+stages:
+  prompts: {kind: prepare, source: "${arm.source}"}
+  answers: {kind: demonstrate, prompts: prompts, teacher: strong}
+  more: {kind: demonstrate, prompts: prompts, teacher: strong, seed: 1}
+  score: {kind: evaluate, completions: more, reference: answers, evaluator: judge}
+"""
+
+
+def test_an_arm_waits_for_its_own_inputs_only(slurm: Cluster, tmp_path: Path) -> None:
+    """Of three arms one goes through while another fails and a third has not begun."""
+    (tmp_path / "arms.yaml").write_text(ARMS)
+    (tmp_path / "t.jsonl").write_text("not json\n")
+    slurm.command("scontrol", "update", "partitionname=main", "state=down")  # so that jobs stay queued
+    try:
+        told = alignc("submit", "arms.yaml", "--store", "s", cwd=tmp_path)
+        first = next(line.split()[5] for line in told.splitlines() if "arms.prompts" in line)
+        slurm.command("scontrol", "hold", f"{first}_2")
+    finally:
+        slurm.command("scontrol", "update", "partitionname=main", "state=up")
+    wanted = {"good": "done", "bad": "blocked", "late": "queued"}
+    deadline = time.monotonic() + 120
+    while (seen := phases_of("score", "arms.yaml", "s", tmp_path)) != wanted:
+        assert time.monotonic() < deadline, seen
+        time.sleep(1)
+    assert phases_of("prompts", "arms.yaml", "s", tmp_path)["bad"] == "failed"
+    slurm.command("scontrol", "release", f"{first}_2")
+    (tmp_path / "t.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
+    again = alignc("submit", "arms.yaml", "--store", "s", cwd=tmp_path)
+    assert again.count("one job") == 4, again  # the arm that failed, and nothing else
+    assert set(wait_for("arms.yaml", "s", tmp_path).values()) == {"done"}
+    assert slurm.command("squeue", "-h") == ""
+
+
+def phases_of(stage: str, spec: str, store: str, cwd: Path) -> dict[str, str]:
+    """The phase of each arm of a stage."""
+    nodes = status(spec, store, cwd)["nodes"]
+    return {n["id"].partition("arm=")[2].rstrip("]"): n["phase"] for n in nodes if n["stage"] == stage}
