@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -24,12 +23,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
+from table import machine, markdown, write
+
 HERE = Path(__file__).parent
 ENOUGH_S = 60.0  # what a command may take, all its repetitions together, before there are no more
 # As after an ordinary installation, the tools' modules are compiled and stay so.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 HEADER = ("jobs", "command", "runs", "wall, s", "CPU, s", "CPU, ms a job", "memory, MB")
-BEGIN, END = "<!-- plan.py -->", "<!-- end of plan.py -->"
 
 
 @dataclass(frozen=True)
@@ -184,20 +184,6 @@ def row(command: Command, limit_s: float) -> tuple[str, ...]:
     return jobs, command.name, str(len(runs)), wall, f"{cpu_s:.2f}", each, memory
 
 
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = [HEADER, ["---:", ":---", *["---:"] * 5], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def machine() -> str:
-    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return (
-        f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores, {memory_gb:.0f} GiB, "
-        f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f} at the start"
-    )
-
-
 def versions(rivals: Path) -> str:
     """The rivals that are there, and those that are not."""
     told: list[str] = []
@@ -209,16 +195,6 @@ def versions(rivals: Path) -> str:
         else:
             told.append(f"no {rival} in {rivals}, so it is not measured (benchmarks/README.md)")
     return "; ".join(told)
-
-
-def write(path: Path, text: str) -> None:
-    """Put the text between its marks in a page."""
-    page = path.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise SystemExit(f"{path} lacks the marks {BEGIN} and {END}")
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -238,14 +214,14 @@ def main() -> None:
     commands = [start]
     for size in map(int, asked.jobs.split(",")):
         commands += measured(size, asked.rivals, asked.repeat, asked.limit)
-    lines.append(markdown([row(command, asked.limit) for command in commands]))
+    lines.append(markdown(HEADER, [row(command, asked.limit) for command in commands], words=(1,)))
     text = "\n".join(lines)
     print(text)
     if asked.json:
         told = [{"name": c.name, "jobs": c.jobs, "runs": [asdict(r) for r in c.runs]} for c in commands]
         asked.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     if asked.write:
-        write(asked.write, text)
+        write(asked.write, "plan.py", text)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.conftest import Cluster
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -27,4 +31,28 @@ def test_plans_are_measured_and_the_table_is_written(tmp_path: Path) -> None:
         ["| 39", "`alignc plan`, nothing made", "1"],
         ["| 39", "`alignc plan`, all made", "1"],
         ["| 39", "`alignc plan`, all made, a line edited", "1"],
+    ]
+
+
+@pytest.mark.slurm
+def test_submission_is_measured(slurm: Cluster, tmp_path: Path) -> None:
+    options = ["--jobs", "40", "--hops", "2", "--kills", "0", "--rivals", str(tmp_path)]
+    told = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "slurm.py", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    rows = [line.split(" | ")[:3] for line in told.stdout.splitlines() if line.startswith("| ")]
+    assert rows[2:6] == [
+        ["| `alignc submit`", "40", "2"],
+        ["| `alignc submit`, a graph of 39", "39", "12"],
+        ["| submitit, `map_array`", "40", "1"],
+        ["| submitit, `submit`", "40", "40"],
+    ]
+    assert [row[:2] for row in rows[8:]] == [
+        ["| a chain of `alignc submit`", "2"],
+        ["| bare jobs, `afterok`", "2"],
     ]
