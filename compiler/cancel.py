@@ -14,21 +14,31 @@ from compiler.program import Program
 from compiler.queue import Queued, remember_cancelled
 from runtime.claims import is_here, owner_of
 from runtime.store import Store
+from runtime.submission import waiting_tasks, withdraw
 
 AT_ONCE = 500  # tasks that one scancel is told of
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Something to stop: a task in Slurm's queue, or a process of this machine; and the nodes it makes."""
+    """Something to stop, and the nodes it makes.
+
+    A task in Slurm's queue, a process of this machine, or what Slurm has no room for yet: the key of that.
+    """
 
     slurm_id: str
     pid: int
+    waits: str
     nodes: tuple[str, ...]
 
     @property
     def name(self) -> str:
+        if self.waits:
+            return "waits for room in Slurm"
         return f"Slurm job {self.slurm_id}" if self.slurm_id else f"process {self.pid} of this machine"
+
+
+_Place = tuple[str, int, str]  # the first three fields of a task
 
 
 def with_dependents(nodes: Sequence[Node], chosen: Iterable[int]) -> frozenset[int]:
@@ -47,21 +57,25 @@ def find_tasks(
 
     A task that makes several nodes in a row is named with all of them.
     """
-    wanted: dict[tuple[str, int], None] = {}
-    makes: dict[tuple[str, int], list[str]] = {}
+    wanted: dict[_Place, None] = {}
+    makes: dict[_Place, list[str]] = {}
     beyond: list[str] = []
-    working = store.working()
+    working, waiting = store.working(), waiting_tasks(store)
     for index, (node, identity) in enumerate(zip(program.graph.nodes, program.identities, strict=True)):
         task = queued.get(identity.key) or queued.get(identity.asked)
         owner = owner_of(store.claim_folder(identity.key)) if identity.key in working else None
-        if task is not None and task.live:
-            place = (task.slurm_id, 0)
+        first = waiting.get(identity.key) or waiting.get(identity.asked)
+        place: _Place
+        if first is not None:
+            place = "", 0, first
+        elif task is not None and task.live:
+            place = task.slurm_id, 0, ""
         elif owner is None or index not in chosen:
             continue
         elif owner.get("slurm_job"):
-            place = (str(owner["slurm_job"]), 0)
+            place = str(owner["slurm_job"]), 0, ""
         elif is_here(owner):
-            place = ("", int(owner["pid"]))
+            place = "", int(owner["pid"]), ""
         else:
             where = (
                 f"process {owner['pid']} of {owner['host']}" if owner else "a process that does not answer"
@@ -77,6 +91,8 @@ def find_tasks(
 
 def stop(store: Store, tasks: Sequence[Task]) -> Iterator[Task]:
     """Stop tasks; each is yielded when it has been told to. Raises UsageError where scancel fails."""
+    withdraw(store, [t.waits for t in tasks if t.waits])
+    yield from (t for t in tasks if t.waits)
     in_slurm = [t for t in tasks if t.slurm_id]
     for first in range(0, len(in_slurm), AT_ONCE):
         some = in_slurm[first : first + AT_ONCE]
@@ -84,7 +100,7 @@ def stop(store: Store, tasks: Sequence[Task]) -> Iterator[Task]:
         remember_cancelled(store, [t.slurm_id for t in some])
         yield from some
     for task in tasks:
-        if not task.slurm_id:
+        if task.pid:
             try:
                 os.kill(task.pid, signal.SIGTERM)
             except ProcessLookupError:

@@ -120,17 +120,17 @@ def _seconds(text: str) -> float:
     return float(text) if text.isdigit() else 0.0
 
 
-def _squeue() -> dict[str, Tasks]:
-    """Token -> tasks of all jobs of this user, also those that ended minutes ago. Raises UsageError.
+def _squeue(users: Iterable[str]) -> dict[str, Tasks]:
+    """Token -> tasks of all jobs of these users, also those that ended minutes ago. Raises UsageError.
 
     Lines that make no sense are passed over.
     """
     # A comment of a job that is not ours may hold anything: it comes last.
     fields = ("JobID", "ArrayJobID", "ArrayTaskID", "State", "SubmitTime", "StartTime", "Reason", "Comment")
     layout = ",".join(f"{f}:;" for f in fields)  # `:;` is a separator, and no width
-    call = ["squeue", "--me", "--noheader", "--array", "--states=all", f"--Format={layout}"]
+    call = ["squeue", f"--user={','.join(users)}", "--noheader", "--array", "--states=all"]
     found: dict[str, Tasks] = {}
-    for line in _ask(call).splitlines():
+    for line in _ask([*call, f"--Format={layout}"]).splitlines():
         row = [value.strip() for value in line.split(";", len(fields) - 1)]
         if len(row) < len(fields) or not row[0].isdigit():
             continue
@@ -231,12 +231,14 @@ def look(store: Store) -> Look:
     known = submissions(store)
     if not known:
         return Look()
+    from runtime.submission import job_file  # which few need
+
     records = [record for _, record in known]
     memory, now = _recall(store), time.time()
     try:
         if shutil.which("squeue") is None:
             raise UsageError("there is no squeue on this machine")
-        rows = _squeue()
+        rows = _squeue(sorted({str(r["user"]) for r in records}))
     except UsageError as error:
         tasks = {r["token"]: _remembered(r, memory.tasks.get(r["token"], {})) for r in records}
         return Look(_by_key(records, tasks), str(error), memory.answered)
@@ -250,6 +252,8 @@ def look(store: Store) -> Look:
     for path, record in known:
         if _settled(record, memory.tasks[record["token"]], sealed, newest, now):
             path.unlink(missing_ok=True)
+            if record["slurm_id"]:  # else it may be what keeps a late job from working
+                job_file(store, record["token"]).unlink(missing_ok=True)
             del memory.tasks[record["token"]]
     _keep(store, memory)
     return Look(_by_key(records, memory.tasks), "", now)
@@ -265,6 +269,11 @@ def queue(store: Store) -> dict[str, Queued]:
     seen = look(store)
     if seen.problem:
         raise UsageError(seen.problem)
+    return live(seen)
+
+
+def live(seen: Look) -> dict[str, Queued]:
+    """What is in the queue, as a look tells."""
     return {key: task for key, task in seen.tasks.items() if task.live}
 
 

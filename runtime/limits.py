@@ -7,6 +7,7 @@ private data, a command that fails) is unknown, and bounds nothing.
 from __future__ import annotations
 
 import getpass
+import re
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import NamedTuple
 ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY")
 ENDED_STATES = frozenset((*ENDED, "PREEMPTED", "REVOKED", "TIMEOUT"))
 FIELDS = ("ArrayJobID", "ArrayTaskID", "UserName", "Account", "QOS", "Partition", "State", "Comment")
+QOS = "Name,GrpSubmit,MaxSubmitPA,MaxSubmitPU"
 ASSOCIATION = "Account,User,Partition,GrpSubmit,MaxSubmit,DefaultQOS,ParentName"
 Ask = Callable[..., str | None]
 
@@ -122,13 +124,9 @@ def _of_accounting(place: Place, live: Sequence[Task], cluster: str, user: str, 
         row[0]: row for row in rows("assoc", "where", f"cluster={cluster}", "user=", f"format={ASSOCIATION}")
     }
     association = max(mine, key=lambda row: row[2])  # that of the partition before the general one
-    in_account = [task for task in live if task.account == named]
-    yield from _bound(
-        f"MaxSubmitJobs of account {named}", association[4], in_account, lambda t: t.user == user
-    )
-    yield from _bound(
-        f"GrpSubmitJobs of {user} in {named}", association[3], in_account, lambda t: t.user == user
-    )
+    own_tasks = [task for task in live if task.account == named and task.user == user]
+    yield from _bound(f"MaxSubmitJobs of account {named}", association[4], own_tasks, lambda t: True)
+    yield from _bound(f"GrpSubmitJobs of {user} in {named}", association[3], own_tasks, lambda t: True)
     for name in _ancestors(named, accounts):
         yield from _bound(
             f"GrpSubmitJobs of account {name}",
@@ -137,13 +135,23 @@ def _of_accounting(place: Place, live: Sequence[Task], cluster: str, user: str, 
             lambda t, n=name: n in _ancestors(t.account, accounts),
         )
     qos = place.qos or association[5] or "normal"
-    for row in rows("qos", "where", f"name={qos}", "format=Name,GrpSubmit,MaxSubmitPA,MaxSubmitPU"):
-        in_qos = [task for task in live if task.qos == row[0]]
-        yield from _bound(f"GrpSubmitJobs of QOS {qos}", row[1], in_qos, lambda t: True)
-        yield from _bound(
-            f"MaxSubmitJobsPerAccount of QOS {qos}", row[2], in_qos, lambda t: t.account == named
-        )
-        yield from _bound(f"MaxSubmitJobsPerUser of QOS {qos}", row[3], in_qos, lambda t: t.user == user)
+    of_job = [task for task in live if task.qos == qos]
+    of_partition = [task for task in live if task.partition == place.partition]
+    counted = {qos: of_job}
+    counted |= dict.fromkeys(_partition_qos(place.partition, ask), of_partition)
+    for name, tasks in counted.items():
+        for _, group, in_account, of_user in rows("qos", "where", f"name={name}", f"format={QOS}"):
+            yield from _bound(f"GrpSubmitJobs of QOS {name}", group, tasks, lambda t: True)
+            limit = f"MaxSubmitJobsPerAccount of QOS {name}"
+            yield from _bound(limit, in_account, tasks, lambda t: t.account == named)
+            limit = f"MaxSubmitJobsPerUser of QOS {name}"
+            yield from _bound(limit, of_user, tasks, lambda t: t.user == user)
+
+
+def _partition_qos(partition: str | None, ask: Ask) -> list[str]:
+    """The QOS that bounds all jobs of a partition, where it has one and the partition is named."""
+    told = (ask("scontrol", "show", "partition", partition) or "") if partition else ""
+    return [name for name in re.findall(r"\bQoS=(\S+)", told) if name != "N/A"]
 
 
 def _ancestors(account: str, accounts: Mapping[str, Sequence[str]]) -> list[str]:

@@ -147,9 +147,26 @@ def waiting(store: Store) -> dict[str, int]:
     return {key: call.number for call in backlog(store) for task in call.keys[call.made :] for key in task}
 
 
+def waiting_tasks(store: Store) -> dict[str, str]:
+    """Key -> the first key of the task that will make it, of everything in the backlog."""
+    return {key: task[0] for call in backlog(store) for task in call.keys[call.made :] for key in task}
+
+
+def withdraw(store: Store, keys: Iterable[str]) -> None:
+    """Take the tasks that wait and make any of these keys out of the backlog. The caller holds the lock."""
+    gone = set(keys)
+    for call in backlog(store):
+        drop = [i >= call.made and not gone.isdisjoint(made) for i, made in enumerate(call.keys)]
+        if any(drop):
+            tasks = tuple(() if out else task for out, task in zip(drop, call.tasks, strict=True))
+            made = tuple(() if out else keys for out, keys in zip(drop, call.keys, strict=True))
+            _write(store, replace(call, tasks=tasks, keys=made))
+    _tell_carriers(store)
+
+
 def _record(store: Store, token: str, slurm_id: str | None, **told: Any) -> None:
-    record = {"token": token, "time": time.time(), "slurm_id": slurm_id, **told}
-    write_json(_folder(store) / f"{token}.json", record)
+    common = {"token": token, "time": time.time(), "slurm_id": slurm_id, "user": getpass.getuser()}
+    write_json(_folder(store) / f"{token}.json", {**common, **told})
 
 
 def _record_call(store: Store, call: Call, slurm_id: str | None) -> None:

@@ -30,11 +30,14 @@ def answers(*words: str) -> str | None:
     for part, answer in {
         "show config": CONFIG,
         "squeue": TASKS,
+        "show partition gpu": "PartitionName=gpu\n   AllowGroups=ALL QoS=dear\n",
+        "show partition main": "PartitionName=main\n   AllowGroups=ALL QoS=N/A\n",
         "show user ann": "team\n",
         "user=ann": OWN,
         "user=": ACCOUNTS,
         "name=normal": "normal|8||9\n",
         "name=fast": "fast||4|\n",
+        "name=dear": "dear|6||\n",
     }.items():
         if part in told:
             return answer
@@ -67,6 +70,7 @@ CASES = {
             "MaxSubmitJobs of account team": (3, 2),
             "GrpSubmitJobs of ann in team": (5, 2),
             "MaxSubmitJobsPerAccount of QOS fast": (4, 0),
+            "GrpSubmitJobs of QOS dear": (6, 0),
         },
     ),
     "an account that the user is not in": (Place(account="moon"), SITE),

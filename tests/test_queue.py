@@ -53,10 +53,13 @@ class FakeSlurm:
         self.now += seconds
         self.monkeypatch.setattr(time, "time", lambda: self.now)
 
-    def submitted(self, *nodes: str, id_: str = "7", token: str = "aa", job: str = "light.x") -> None:
+    def submitted(
+        self, *nodes: str, id_: str = "7", token: str = "aa", job: str = "light.x", user: str = "ann"
+    ) -> None:
         """As if an array (or one job) had been submitted now that makes these nodes."""
         key = {n.id: i.key for n, i in zip(self.program.graph.nodes, self.program.identities, strict=True)}
         told = {"token": token, "experiment": "light", "job": job, "time": self.now, "slurm_id": id_}
+        told["user"] = user
         record = {**told, "keys": [[key[node]] for node in nodes]}
         write_json(self.store.root / ".submissions" / f"{token}.json", record)
 
@@ -103,6 +106,17 @@ def test_a_task_waits_with_its_reason_its_time_and_its_start(fake: FakeSlurm) ->
         "Slurm job 7, pending for 10 min, to start in about 50 min: jobs of higher priority go first"
     )
     assert fake.calls("squeue") == 1
+
+
+def test_jobs_of_everybody_who_submitted_to_the_store_are_seen(fake: FakeSlurm) -> None:
+    fake.submitted("prompts")
+    fake.submitted("right", id_="8", token="bb", user="bob")
+    fake.says("squeue", fake.row(None, "PENDING") + fake.row(None, "RUNNING", id="8", token="bb"))
+    assert (fake.status()["prompts"].phase, fake.status()["right"].phase) == ("queued", "running")
+    assert set((fake.folder / "squeue.calls").read_text().splitlines()) == {
+        "--user=ann,bob --noheader --array --states=all --Format=JobID:;,ArrayJobID:;,ArrayTaskID:;,State:;,"
+        "SubmitTime:;,StartTime:;,Reason:;,Comment:;"
+    }
 
 
 def test_states_that_nobody_has_heard_of_are_told_as_they_are(fake: FakeSlurm) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from compiler.plan import Plan, State
     from compiler.program import Program
     from compiler.promise import Arguments
+    from compiler.queue import Look
     from runtime.store import Store
     from runtime.submission import Made
 
@@ -99,11 +100,10 @@ def select_nodes(program: Program, store: Store, selectors: Selectors) -> frozen
 
 def _words(program: Program, store: Store) -> Sequence[frozenset[str]]:
     """For each node what `state:` can ask for: its phase and what a plan would do with it."""
-    from compiler.queue import look
     from compiler.status import node_states
 
-    phases = node_states(program, store, look(store))
-    steps = plan_of(program, store).steps
+    phases = node_states(program, store, look_once(store))
+    steps = plan_of(program, store, seen=look_once(store)).steps
     return [frozenset({p.phase, s.action}) for p, s in zip(phases, steps, strict=True)]
 
 
@@ -131,12 +131,27 @@ def compile_(spec: str, overrides: tuple[str, ...], store: Store) -> Program:
     return program
 
 
-def state_of(program: Program, store: Store) -> State:
-    """What the store and the queue know of a program; the queue is empty where there is no Slurm."""
-    from compiler.queue import queue
+def look_once(store: Store) -> Look:
+    """One look at the queue for a command that only tells: Slurm is asked once, however often this is."""
+    from compiler.queue import look
+
+    kept = click.get_current_context().meta
+    if "look" not in kept:
+        kept["look"] = look(store)
+    seen: Look = kept["look"]
+    return seen
+
+
+def state_of(program: Program, store: Store, seen: Look | None = None) -> State:
+    """What the store and the queue know of a program; the queue is empty where there is no Slurm.
+
+    seen: a look at the queue, also one to which Slurm did not answer; None: it has to answer now.
+    """
+    from compiler.queue import live, queue
     from compiler.survey import survey
 
-    return survey(store, program.identities, {key: task.slurm_id for key, task in queue(store).items()})
+    queued = queue(store) if seen is None else live(seen)
+    return survey(store, program.identities, {key: task.slurm_id for key, task in queued.items()})
 
 
 def plan_of(
@@ -146,12 +161,13 @@ def plan_of(
     on_slurm: bool = False,
     max_array: int | None = None,
     selected: frozenset[int] | None = None,
+    seen: Look | None = None,
 ) -> Plan:
     from compiler.memory import Past, remembered
     from compiler.plan import make_plan
     from compiler.survey import choices
 
-    state = state_of(program, store)
+    state = state_of(program, store, seen)
     past: Past = {}
     if not state.sealed.issuperset(program.keys):  # else nothing runs, and nobody asks why
         past = remembered(store, program.spec.experiment)

@@ -10,6 +10,7 @@ from compiler.commands.common import (
     Selectors,
     compile_,
     history_of,
+    look_once,
     on_spec,
     open_store,
     select_nodes,
@@ -40,7 +41,6 @@ def command(
     alignc status specs/quickstart.yaml --watch
     alignc status specs/quickstart.yaml --nodes --select 'state:failed|blocked'
     """
-    from compiler.queue import look
     from compiler.status import report, to_json, to_text
 
     if watch and (every_node or form == "json"):
@@ -56,5 +56,5 @@ def command(
         watcher = Watcher(program, overrides, store, selected, usual)
         live = sys.stdout.isatty() and sys.stdin.isatty()
         sys.exit(0 if (watch_live if live else watch_plain)(watcher) else 1)
-    told = report(program, store, look(store), usual=usual, selected=selected)
+    told = report(program, store, look_once(store), usual=usual, selected=selected)
     click.echo(to_json(told) if form == "json" else to_text(told, every_node=every_node))

@@ -184,6 +184,13 @@ def test_what_slurm_has_no_room_for_follows_by_itself(small: Cluster, tmp_path: 
     told = alignc("submit", "light.yaml", "--store", "s", cwd=tmp_path)
     assert "MaxJobCount of the cluster is 6" in told and "tasks follow by themselves" in told
     assert "nothing to submit" in alignc("submit", "light.yaml", "--store", "s", cwd=tmp_path)
+    words = ("cancel", "light.yaml", "labels[seed=1]", "--yes", "--store", "s")
+    told = alignc(*words, cwd=tmp_path, errors=False)
+    assert told == "waits for room in Slurm: labels[seed=1]\ncancelled 1 of 1\n"
+    while "7 done, 1 waiting" not in (told := alignc("status", "light.yaml", "--store", "s", cwd=tmp_path)):
+        assert " failed" not in told and " lost" not in told, told
+        time.sleep(1)
+    assert "one job" in alignc("submit", "light.yaml", "--store", "s", cwd=tmp_path)
     assert set(wait_for("light.yaml", "s", tmp_path, 400).values()) == {"done"}
 
 
