@@ -104,6 +104,18 @@ def _over_seeds(scores: Scores) -> dict[str, float]:
     return {id_: mean(values) for id_, values in known.items() if values}
 
 
+def paired_values(a: Scores, b: Scores) -> list[float]:
+    """a minus b for each prompt that both have values for, each averaged over seeds.
+
+    Raises ValueError where there is none.
+    """
+    left, right = _over_seeds(a), _over_seeds(b)
+    common = [id_ for id_ in left if id_ in right]
+    if not common:
+        raise ValueError("the two sides have no prompt in common")
+    return [left[id_] - right[id_] for id_ in common]
+
+
 def paired_difference(a: Scores, b: Scores, level: float = LEVEL) -> Difference:
     """How much better a is than b on the same prompts.
 
@@ -112,19 +124,14 @@ def paired_difference(a: Scores, b: Scores, level: float = LEVEL) -> Difference:
     figure would vary over prompts, given these training runs; whether other seeds would agree is asked
     of `mean_over_seeds`. Raises ValueError where no prompt has values on both sides.
     """
-    left, right = _over_seeds(a), _over_seeds(b)
-    common = [id_ for id_ in left if id_ in right]
-    if not common:
-        raise ValueError("the two sides have no prompt in common")
-    differences = [left[id_] - right[id_] for id_ in common]
-    found = _estimate(differences, level)
+    found = _estimate(paired_values(a, b), level)
     return Difference(
         found.mean,
         found.standard_error,
         found.low,
         found.high,
         found.n,
-        n_unpaired=len(left.keys() ^ right.keys()),
+        n_unpaired=len(_over_seeds(a).keys() ^ _over_seeds(b).keys()),
         p_value=_p_value(found),
     )
 

@@ -47,10 +47,8 @@ def preferences(data: Path, judge: str, model: str) -> list[float | None]:
 @pytest.mark.parametrize(("judge", "model"), CASES)
 def test_win_rates_are_those_of_the_public_leaderboards(data: Path, judge: str, model: str) -> None:
     published, ours = leaderboard_row(data, judge, model), win_rate(preferences(data, judge, model))
-    # The weighted files are stored with ten decimals of the preference.
-    tolerance = 1e-8 if judge == V2 else 1e-9
-    assert ours.win_rate == pytest.approx(float(published["win_rate"]), abs=tolerance)
-    assert ours.standard_error == pytest.approx(float(published["standard_error"]), abs=tolerance)
+    assert ours.win_rate == pytest.approx(float(published["win_rate"]), abs=1e-9)
+    assert ours.standard_error == pytest.approx(float(published["standard_error"]), abs=1e-9)
     for name in ("n_wins", "n_wins_base", "n_draws", "n_total"):
         assert getattr(ours, name) == int(published[name]), name
     if "discrete_win_rate" in published:
