@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from runtime.interchange.alpaca_eval import Annotation, Output, column_number, read_table
 from runtime.job import JobError
-from runtime.statistics import mean, standard_error
+from runtime.statistics import mean, standard_error, win
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +52,9 @@ class Weights:
     difficulty: float
     not_gamed: float
     c: float | None = None
+
+
+NO_WEIGHTS = Weights(0.0, 0.0, 0.0)  # of the baseline itself: exactly 50 %
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +187,9 @@ def pairs_of(rows: Sequence[Annotation], difficulties: Sequence[float]) -> list[
         )
     found = []
     for row, delta, difficulty in zip(rows, deltas, difficulties, strict=True):
-        preference = 1.5 if row.preference == 0 else row.preference
-        if preference is not None and 1 <= preference <= 2:
-            found.append(Pair(delta / deviation, difficulty, preference - 1))
+        won = win(row.preference)
+        if won is not None:
+            found.append(Pair(delta / deviation, difficulty, won))
     return found
 
 

@@ -43,13 +43,22 @@ class WinRate:
     n_null: int = 0
 
 
+def win(preference: float | None) -> float | None:
+    """A preference as the second answer's win from 0 to 1; None for nulls and what lies outside of 1 to 2.
+
+    0 is an old way to write a tie.
+    """
+    if preference is None or preference == 0:
+        return None if preference is None else 0.5
+    return preference - 1 if 1 <= preference <= 2 else None
+
+
 def win_rate(preferences: Sequence[float | None]) -> WinRate:
     """The win rate of the second answer: 1 the first is better, 2 the second, between them by degree.
 
-    0 is an old way to write a tie. Nulls and what lies outside of 1 to 2 are dropped, and counted.
+    What is no preference (see `win`) is dropped, and counted.
     """
-    ties_mended = [1.5 if p == 0 else p for p in preferences]
-    kept = [p - 1 for p in ties_mended if p is not None and 1 <= p <= 2]
+    kept = [x for x in map(win, preferences) if x is not None]
     wins, losses = sum(x > 0.5 for x in kept), sum(x < 0.5 for x in kept)
     draws = len(kept) - wins - losses
     error = standard_error(kept)
