@@ -90,6 +90,17 @@ class AlpacaEvalSource(Frozen):
     path: str = nothing(doc="file, relative to the spec that names it")
 
 
+class PreferencesSource(Frozen):
+    """Preference pairs, as JSON or JSON lines (also .gz); `prepare` makes preferences of them.
+
+    Rows of `prompt, chosen, rejected` as text or as lists of {role, content}, the prompt apart or in both
+    sides; or AlpacaEval's annotations. Ties and prompts of several turns are left out, and counted.
+    """
+
+    kind: Literal["preferences"] = result(doc="source kind")
+    path: str = nothing(doc="file, relative to the spec that names it")
+
+
 class DatasetsSource(Frozen):
     """A data set that Hugging Face `datasets` can load: exactly one of `hub` and `path`."""
 
@@ -140,7 +151,7 @@ class WorldSource(Frozen):
 
 
 Source = Annotated[
-    JsonlSource | ShareGptSource | AlpacaEvalSource | DatasetsSource | WorldSource,
+    JsonlSource | ShareGptSource | AlpacaEvalSource | PreferencesSource | DatasetsSource | WorldSource,
     Field(discriminator="kind"),
 ]
 
