@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -61,7 +62,7 @@ def gather(asked: Asked) -> Report:
     if asked.difficulty is not None and (asked.weights is None) == (asked.gamed is None):
         raise UsageError("give one of `--weights`, to predict from fitted ones, and `--gamed`, to fit them")
     reference = read_outputs(asked.reference) if asked.reference else []
-    scores = tuple(_score(asked, i, reference) for i in range(len(asked.annotations)))
+    scores = _told_apart([_score(asked, i, reference) for i in range(len(asked.annotations))], asked)
     compared: tuple[Compared, ...] = ()
     together = None
     try:
@@ -72,6 +73,15 @@ def gather(asked: Asked) -> Report:
     except ValueError as error:
         raise UsageError(f"these files cannot be taken together: {error}") from error
     return Report(asked, scores, compared, together)
+
+
+def _told_apart(scores: Sequence[Score], asked: Asked) -> tuple[Score, ...]:
+    """Scores whose names differ: models of one name get the path of their file behind it."""
+    names = Counter(one.name for one in scores)
+    return tuple(
+        replace(one, name=f"{one.name} ({path})") if names[one.name] > 1 else one
+        for one, path in zip(scores, asked.annotations, strict=True)
+    )
 
 
 def _score(asked: Asked, i: int, reference: Sequence[Output]) -> Score:

@@ -104,6 +104,19 @@ def test_a_source_of_pairs_counts_what_it_leaves_out(tmp_path: Path) -> None:
     assert dropped == {"tie": 1, "several_turns": 1}
 
 
+def test_pairs_saved_by_datasets_are_read(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    saved = datasets.Dataset.from_list([{"chosen": [USER, GOOD], "rejected": [USER, BAD]}])
+    saved.to_parquet(tmp_path / "pairs.parquet")
+    datasets.DatasetDict({"train": saved}).save_to_disk(tmp_path / "folder")
+    for name in ("pairs.parquet", "folder"):
+        source = PreferencesSource(kind="preferences", path=str(tmp_path / name))
+        (row,) = read(source, Counter())
+        assert {field: row[field] for field in PAIR} == PAIR
+    with pytest.raises(ValueError, match="exactly one of `hub` and `path`"):
+        PreferencesSource(kind="preferences")
+
+
 def test_prepared_pairs_are_for_dpo(tmp_path: Path) -> None:
     write_rows(tmp_path / "pairs.jsonl", [as_messages({**PAIR, "prompt": f"p{i}"}) for i in range(20)])
     (tmp_path / "spec.yaml").write_text("""\

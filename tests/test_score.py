@@ -116,6 +116,7 @@ def test_two_judges_are_like_two_verdicts_of_one(data: Path) -> None:
     seeds = gather(Asked(files, role="seeds", resamples=10)).together
     assert seeds is not None and seeds.run is not None and seeds.judge is None
     assert seeds.standard_error > report.together.standard_error  # of other runs too
+    assert [one.name for one in report.scores] == [f"vicuna-13b ({path})" for path in files]
 
 
 def test_fitting_says_what_to_install(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

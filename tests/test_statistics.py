@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runtime.files import read_rows
 from runtime.statistics import (
@@ -89,6 +91,17 @@ def test_win_rate_codes() -> None:
     assert (ours.n_wins, ours.n_wins_base, ours.n_draws, ours.n_total, ours.n_null) == (1, 2, 2, 5, 3)
     assert ours.win_rate == pytest.approx(100 * (0 + 1 + 0.5 + 0.5 + 0.25) / 5)
     assert ours.discrete_win_rate == pytest.approx(100 * 2 / 5)
+
+
+@given(st.lists(st.floats(1, 2) | st.sampled_from([1, 1.5, 2]), min_size=2))
+def test_exchanging_the_answers_turns_the_win_rate_round(preferences: list[float]) -> None:
+    one, other = win_rate(preferences), win_rate([3 - p for p in reversed(preferences)])
+    assert one.win_rate is not None and 0 <= one.win_rate <= 100
+    assert other.win_rate == pytest.approx(100 - one.win_rate)
+    assert other.standard_error == pytest.approx(one.standard_error)
+    assert other.discrete_win_rate == pytest.approx(100 - (one.discrete_win_rate or 0))
+    assert (other.n_wins, other.n_wins_base, other.n_draws) == (one.n_wins_base, one.n_wins, one.n_draws)
+    assert one.n_wins + one.n_wins_base + one.n_draws == one.n_total == len(preferences)
 
 
 def test_win_rate_of_too_little_is_none_not_a_number() -> None:
