@@ -62,18 +62,15 @@ def plan(asked: Asked) -> Planned:
 
     def need(what: str, models: int, deviation: float, why: str) -> Need:
         if not deviation:
-            raise UsageError(
-                f"{what}: all scores are alike, so they tell nothing of how much others will vary"
-            )
+            raise UsageError(f"{what}: nothing varies there, so nothing can be planned from it")
         try:
             prompts = power.prompts_needed(asked.difference, deviation, asked.wanted, asked.level)
         except ValueError as error:
             raise UsageError(f"{what}: {error}") from error
         verdicts = prompts * models * asked.times
+        cost = None if usd is None else usd * verdicts
         smallest = power.detectable(asked.prompts, deviation, asked.wanted, asked.level)
-        return Need(
-            what, deviation, why, prompts, verdicts, None if usd is None else usd * verdicts, smallest
-        )
+        return Need(what, deviation, why, prompts, verdicts, cost, smallest)
 
     single, why = power.ALL_OR_NONE, "a win or a loss, both as likely"
     if wins:
@@ -118,11 +115,9 @@ def _price(asked: Asked, rows: Sequence[Annotation]) -> tuple[float | None, str]
     """USD of one verdict, and where they are from; None where nothing tells."""
     if asked.judge is None:
         paid = [row.price for row in rows if row.price is not None]
-        return (
-            (mean(paid), "what the files' verdicts cost")
-            if paid
-            else (None, "name the `--judge` for dollars")
-        )
+        if not paid:
+            return None, "name the `--judge` for dollars"
+        return mean(paid), "what the files' verdicts cost"
     from compiler.cost.estimate import VERDICT
     from compiler.cost.prices import price_of, read_tables
     from runtime.declare import OpenAiLLM

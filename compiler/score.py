@@ -94,7 +94,9 @@ def _score(asked: Asked, i: int, reference: Sequence[Output]) -> Score:
     baseline = _only(row.baseline_name for row in rows) or _only(row.generator for row in reference)
     lengths = [row.output for row in outputs] if outputs else [row.answer for row in rows]
     controlled = _length_controlled(asked, name, baseline, rows, reference)
-    return score(name, baseline, rows, average_length(lengths), controlled, asked.resamples)
+    found = score(name, baseline, rows, average_length(lengths), controlled, asked.resamples)
+    missing = {row.instruction for row in reference} - {row.instruction for row in rows}
+    return replace(found, n_missing=len(missing) if reference else None)
 
 
 def _only(names: Iterator[str]) -> str:
@@ -173,7 +175,10 @@ def _said(one: Score, asked: Asked) -> Iterator[str]:
         yield _line("discrete", f"{rate.discrete_win_rate:.2f} %",
                     f"95 % interval {_range(one.discrete_interval)} (Wilson)")  # fmt: skip
     counts = f"{rate.n_wins}, {rate.n_wins_base}, {rate.n_draws}"
-    yield _line("wins, losses, draws", counts, f"{rate.n_total} judged, {rate.n_null} without a verdict")
+    missing = f", {one.n_missing} of the reference not annotated" if one.n_missing else ""
+    yield _line(
+        "wins, losses, draws", counts, f"{rate.n_total} judged, {rate.n_null} without a verdict{missing}"
+    )
     if one.avg_length is not None:
         yield _line("average length", f"{one.avg_length}", "characters")
     if one.length_controlled:
@@ -186,13 +191,17 @@ def _line(what: str, value: str, more: str) -> str:
     return f"  {what:<21}{value:<17}{more}".rstrip()
 
 
+def _prompts(n: int) -> str:
+    return f"{n} prompt{'s' * (n != 1)}"
+
+
 def _compared(one: Compared) -> str:
     found = one.difference
     interval = None if found.low is None or found.high is None else (found.low, found.high)
     lost = f", {found.n_unpaired} judged for one only" if found.n_unpaired else ""
     return (
         f"  {one.a} - {one.b}: {found.mean:+.2f} points, 95 % interval {_range(interval)}, "
-        f"by bootstrap {_range(one.bootstrap_interval)}; {found.n} prompts{lost}\n"
+        f"by bootstrap {_range(one.bootstrap_interval)}; {_prompts(found.n)}{lost}\n"
         f"    only {one.a} beat the baseline on {one.only_a}, only {one.b} on {one.only_b}: "
         f"McNemar's p = {one.mcnemar_p:.2g}"
     )
@@ -201,7 +210,7 @@ def _compared(one: Compared) -> str:
 def _components(found: Components, role: Role) -> Iterator[str]:
     files = found.runs if role == "seeds" else found.repeats
     lost = f", {found.n_incomplete} not judged in every file" if found.n_incomplete else ""
-    yield f"over {files} {'seeds' if role == 'seeds' else 'verdicts of the judge'}, {found.n} prompts{lost}"
+    yield f"over {files} {'seeds' if role == 'seeds' else 'verdicts of the judge'}, {_prompts(found.n)}{lost}"
     whom = "other prompts and other seeds" if role == "seeds" else "other prompts"
     yield _line("win rate", f"{found.mean:.2f} % ± {found.standard_error:.2f}",
                 f"95 % interval {_range((found.low, found.high))}, over {whom}")  # fmt: skip
@@ -236,6 +245,7 @@ def _model_json(one: Score, asked: Asked) -> dict[str, Any]:
         "baseline": one.baseline,
         **{name: value for name, value in one.row().items() if name != "mode"},
         "n_null": one.rate.n_null,
+        "n_missing": one.n_missing,
         "interval": one.interval,
         "bootstrap_interval": one.bootstrap_interval,
         "discrete_interval": one.discrete_interval,

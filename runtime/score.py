@@ -21,7 +21,7 @@ class Score:
     """One model's figures, rates in percent. Intervals are at 95 %, None where too little is known.
 
     `interval` is Student's over prompts (Wilson's where all came out alike), `discrete_interval` Wilson's,
-    draws counted as half a win.
+    draws counted as half a win. `n_missing` instructions of the reference are not annotated.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Score:
     avg_length: int | None
     length_controlled: LengthControlled | None
     rows: Sequence[Annotation]
+    n_missing: int | None = None
 
     def wins(self) -> dict[str, float]:
         """Prompts that were judged -> 0 to 100. Raises JobError where one stands twice or cannot be told."""
@@ -74,6 +75,7 @@ def score(
         interval = interval95(rate.win_rate, rate.standard_error, rate.n_total, metric_of("win_rate"))
         low, high = wilson(rate.n_wins + rate.n_draws / 2, rate.n_total)
         discrete = (100 * low, 100 * high)
+    if rate.n_total > 1:
         resampled = bootstrap([100 * x for x in map(win, preferences) if x is not None], resamples=resamples)
     return Score(name, baseline, rate, interval, resampled, discrete, avg_length, length_controlled, rows)
 

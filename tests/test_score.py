@@ -93,15 +93,17 @@ def test_a_whole_annotations_file_needs_no_other(data: Path, tmp_path: Path) -> 
 
 def test_two_models_are_compared_on_the_same_prompts(data: Path) -> None:
     models = ("claude", "alpaca-7b_concise")
-    report = gather(Asked(tuple(packed(data, V2, model) for model in models)))
+    report = gather(Asked(tuple(packed(data, V2, model) for model in models), reference(data, V2)))
     (one,) = report.compared
     assert (one.difference.n, one.difference.n_unpaired, one.only_a, one.only_b) == (804, 1, 119, 5)
     assert one.difference.low is not None and one.difference.low > 10 and one.mcnemar_p < 1e-20
     assert one.bootstrap_interval == pytest.approx((one.difference.low, one.difference.high), abs=0.5)
     text = to_text(report)
-    assert "claude\n  win rate             16.99 % ± 1.17   95 % interval 14.69 to 19.28" in text
+    assert "claude against gpt4_1106_preview\n  win rate             16.99 % ± 1.17 " in text
+    assert "95 % interval 14.69 to 19.28" in text
     assert "wins, losses, draws  129, 676, 0      805 judged, 0 without a verdict" in text
     assert "claude - alpaca-7b_concise: +15.02 points" in text
+    assert "804 judged, 0 without a verdict, 1 of the reference not annotated" in text
     told = json.loads(json.dumps(to_json(report)))
     assert [model["n_total"] for model in told["models"]] == [805, 804]
 
@@ -145,6 +147,9 @@ BROKEN = [
     ("[1]", "entry 1: a JSON object is needed, not int"),
     ('[{"output": "y"}]', "entry 1: there is no field `preference`; the fields are output"),
     ('[{"preference": "2"}]', "entry 1: `preference` must be a number or null, not '2'"),
+    ('[{"preference": ' + "9" * 400 + "}]", "`preference` must be a number or null"),
+    ("[" * 100_000, "nested too deeply"),
+    ('{"preference": ' + "[" * 100_000, ":1: nested too deeply"),
     ('[{"preference": true}]', "`preference` must be a number or null"),
     ('[{"preference": 1},\n {"preference": 1]', ":2: not JSON"),
     ('{"preference": 1}\n{"preference": }', ":2: not JSON"),

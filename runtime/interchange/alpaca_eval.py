@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,8 +116,10 @@ def _number(value: Any, name: str, where: str) -> float | None:
     """A number; None for null and NaN, which pandas writes for it."""
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise JobError(f"{where}: `{name}` must be a number or null, not {value!r}; mend that entry")
+    if isinstance(value, bool) or not isinstance(value, int | float) or abs(value) > sys.float_info.max:
+        raise JobError(
+            f"{where}: `{name}` must be a number or null, not {str(value)[:40]!r}; mend that entry"
+        )
     return None if math.isnan(value) else float(value)
 
 
