@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.files import read_rows
+from runtime.files import open_text, read_rows
 from runtime.statistics import (
     beta_share,
     mcnemar,
@@ -55,6 +55,23 @@ def test_win_rates_are_those_of_the_public_leaderboards(data: Path, judge: str, 
         assert getattr(ours, name) == int(published[name]), name
     if "discrete_win_rate" in published:
         assert ours.discrete_win_rate == pytest.approx(float(published["discrete_win_rate"]), abs=1e-9)
+
+
+def test_win_rates_are_those_of_upstreams_own_code(data: Path) -> None:
+    """What alpaca-eval 0.6.6 counted of verdicts that it asked of a deterministic judge."""
+    folder = data / "alpaca_eval" / "parity"
+    verdicts: dict[tuple[str, str], list[float | None]] = {}
+    with open_text(folder / "upstream_with_longer_wins_judge.csv.gz") as file:
+        for row in csv.DictReader(file):
+            said = float(row["preference"]) if row["preference"] else None
+            verdicts.setdefault((row["annotator"], row["model"]), []).append(said)
+    told = list(read_rows(folder / "upstream_with_longer_wins_judge.metrics.jsonl"))
+    assert len(told) == len(verdicts) == 8
+    for row in told:
+        ours = win_rate(verdicts[row["annotator"], row["model"]])
+        assert ours.win_rate == pytest.approx(row["win_rate"], abs=1e-9)
+        assert ours.standard_error == pytest.approx(row["se"], abs=1e-9)
+        assert ours.n_total == row["n_total"]
 
 
 def test_all_annotation_files_are_compared(data: Path) -> None:
