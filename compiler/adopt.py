@@ -20,6 +20,7 @@ from runtime.artifacts import Port
 from runtime.claims import try_claim
 from runtime.files import read_json, write_json, write_rows
 from runtime.fingerprint import fingerprint
+from runtime.interchange.preferences import pair_of
 from runtime.job import CHOICE, JobError
 from runtime.models import MANIFEST, SCHEMA
 from runtime.sources import row_id
@@ -70,6 +71,8 @@ def check_rows(path: Path, port: Port, names: Mapping[str, str]) -> Iterator[dic
     try:
         for where, record in array_or_lines(path):
             row = _renamed(record, names)
+            if port.type == "Preferences" and isinstance(row.get("chosen"), list):
+                row |= _of_messages(row, where)
             for field in fields:
                 if field not in row:
                     raise Unfit(f"{where}: {_missing(field, record)}")
@@ -92,6 +95,17 @@ def check_rows(path: Path, port: Port, names: Mapping[str, str]) -> Iterator[dic
 def _renamed(record: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     rest = {name: value for name, value in record.items() if name not in names.values()}
     return {**rest, **{new: record[old] for new, old in names.items() if old in record}}
+
+
+def _of_messages(row: Mapping[str, Any], where: str) -> dict[str, str]:
+    """Prompt and answers of a pair in messages, as text."""
+    found = pair_of(row, where)
+    if isinstance(found, str):
+        raise Unfit(
+            f"{where}: a pair needs one prompt of one turn ({found}); a source of the kind `preferences` "
+            "leaves such rows out"
+        )
+    return found
 
 
 def _missing(field: str, record: Mapping[str, Any]) -> str:

@@ -31,6 +31,7 @@ SECTIONS: tuple[tuple[str, tuple[type[Frozen], ...]], ...] = (
             declare.JsonlSource,
             declare.ShareGptSource,
             declare.AlpacaEvalSource,
+            declare.PreferencesSource,
             declare.DatasetsSource,
             declare.WorldSource,
         ),

@@ -90,6 +90,29 @@ class AlpacaEvalSource(Frozen):
     path: str = nothing(doc="file, relative to the spec that names it")
 
 
+class PreferencesSource(Frozen):
+    """Preference pairs, of which `prepare` makes preferences: exactly one of `hub` and `path`.
+
+    Rows of `prompt, chosen, rejected` as text or as lists of {role, content}, the prompt apart or in both
+    sides; or AlpacaEval's annotations. Ties and prompts of several turns are left out, and counted.
+    """
+
+    kind: Literal["preferences"] = result(doc="source kind")
+    path: str | None = nothing(
+        None, doc="JSON or JSON lines (also .gz), or what `datasets` reads: Parquet, a folder saved to disk"
+    )
+    hub: str | None = result(None, doc="id on the Hugging Face hub")
+    subset: str | None = result(None, doc="configuration name of the data set")
+    split: str = result("train", doc="split of the data set")
+    revision: str | None = result(None, doc="commit of the hub data set; pin it for a reproducible study")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> PreferencesSource:
+        if (self.hub is None) == (self.path is None):
+            raise ValueError("give exactly one of `hub` and `path`")
+        return self
+
+
 class DatasetsSource(Frozen):
     """A data set that Hugging Face `datasets` can load: exactly one of `hub` and `path`."""
 
@@ -140,7 +163,7 @@ class WorldSource(Frozen):
 
 
 Source = Annotated[
-    JsonlSource | ShareGptSource | AlpacaEvalSource | DatasetsSource | WorldSource,
+    JsonlSource | ShareGptSource | AlpacaEvalSource | PreferencesSource | DatasetsSource | WorldSource,
     Field(discriminator="kind"),
 ]
 

@@ -43,13 +43,22 @@ class WinRate:
     n_null: int = 0
 
 
+def win(preference: float | None) -> float | None:
+    """A preference as the second answer's win from 0 to 1; None for nulls and what lies outside of 1 to 2.
+
+    0 is an old way to write a tie.
+    """
+    if preference is None or preference == 0:
+        return None if preference is None else 0.5
+    return preference - 1 if 1 <= preference <= 2 else None
+
+
 def win_rate(preferences: Sequence[float | None]) -> WinRate:
     """The win rate of the second answer: 1 the first is better, 2 the second, between them by degree.
 
-    0 is an old way to write a tie. Nulls and what lies outside of 1 to 2 are dropped, and counted.
+    What is no preference (see `win`) is dropped, and counted.
     """
-    ties_mended = [1.5 if p == 0 else p for p in preferences]
-    kept = [p - 1 for p in ties_mended if p is not None and 1 <= p <= 2]
+    kept = [x for x in map(win, preferences) if x is not None]
     wins, losses = sum(x > 0.5 for x in kept), sum(x < 0.5 for x in kept)
     draws = len(kept) - wins - losses
     error = standard_error(kept)
@@ -104,6 +113,18 @@ def _over_seeds(scores: Scores) -> dict[str, float]:
     return {id_: mean(values) for id_, values in known.items() if values}
 
 
+def paired_values(a: Scores, b: Scores) -> list[float]:
+    """a minus b for each prompt that both have values for, each averaged over seeds.
+
+    Raises ValueError where there is none.
+    """
+    left, right = _over_seeds(a), _over_seeds(b)
+    common = [id_ for id_ in left if id_ in right]
+    if not common:
+        raise ValueError("the two sides have no prompt in common")
+    return [left[id_] - right[id_] for id_ in common]
+
+
 def paired_difference(a: Scores, b: Scores, level: float = LEVEL) -> Difference:
     """How much better a is than b on the same prompts.
 
@@ -112,19 +133,14 @@ def paired_difference(a: Scores, b: Scores, level: float = LEVEL) -> Difference:
     figure would vary over prompts, given these training runs; whether other seeds would agree is asked
     of `mean_over_seeds`. Raises ValueError where no prompt has values on both sides.
     """
-    left, right = _over_seeds(a), _over_seeds(b)
-    common = [id_ for id_ in left if id_ in right]
-    if not common:
-        raise ValueError("the two sides have no prompt in common")
-    differences = [left[id_] - right[id_] for id_ in common]
-    found = _estimate(differences, level)
+    found = _estimate(paired_values(a, b), level)
     return Difference(
         found.mean,
         found.standard_error,
         found.low,
         found.high,
         found.n,
-        n_unpaired=len(left.keys() ^ right.keys()),
+        n_unpaired=len(_over_seeds(a).keys() ^ _over_seeds(b).keys()),
         p_value=_p_value(found),
     )
 

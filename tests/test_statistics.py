@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from runtime.files import read_rows
+from runtime.files import open_text, read_rows
 from runtime.statistics import (
     beta_share,
     mcnemar,
@@ -47,14 +49,29 @@ def preferences(data: Path, judge: str, model: str) -> list[float | None]:
 @pytest.mark.parametrize(("judge", "model"), CASES)
 def test_win_rates_are_those_of_the_public_leaderboards(data: Path, judge: str, model: str) -> None:
     published, ours = leaderboard_row(data, judge, model), win_rate(preferences(data, judge, model))
-    # The weighted files are stored with ten decimals of the preference.
-    tolerance = 1e-8 if judge == V2 else 1e-9
-    assert ours.win_rate == pytest.approx(float(published["win_rate"]), abs=tolerance)
-    assert ours.standard_error == pytest.approx(float(published["standard_error"]), abs=tolerance)
+    assert ours.win_rate == pytest.approx(float(published["win_rate"]), abs=1e-9)
+    assert ours.standard_error == pytest.approx(float(published["standard_error"]), abs=1e-9)
     for name in ("n_wins", "n_wins_base", "n_draws", "n_total"):
         assert getattr(ours, name) == int(published[name]), name
     if "discrete_win_rate" in published:
         assert ours.discrete_win_rate == pytest.approx(float(published["discrete_win_rate"]), abs=1e-9)
+
+
+def test_win_rates_are_those_of_upstreams_own_code(data: Path) -> None:
+    """What alpaca-eval 0.6.6 counted of verdicts that it asked of a deterministic judge."""
+    folder = data / "alpaca_eval" / "parity"
+    verdicts: dict[tuple[str, str], list[float | None]] = {}
+    with open_text(folder / "upstream_with_longer_wins_judge.csv.gz") as file:
+        for row in csv.DictReader(file):
+            said = float(row["preference"]) if row["preference"] else None
+            verdicts.setdefault((row["annotator"], row["model"]), []).append(said)
+    told = list(read_rows(folder / "upstream_with_longer_wins_judge.metrics.jsonl"))
+    assert len(told) == len(verdicts) == 8
+    for row in told:
+        ours = win_rate(verdicts[row["annotator"], row["model"]])
+        assert ours.win_rate == pytest.approx(row["win_rate"], abs=1e-9)
+        assert ours.standard_error == pytest.approx(row["se"], abs=1e-9)
+        assert ours.n_total == row["n_total"]
 
 
 def test_all_annotation_files_are_compared(data: Path) -> None:
@@ -91,6 +108,17 @@ def test_win_rate_codes() -> None:
     assert (ours.n_wins, ours.n_wins_base, ours.n_draws, ours.n_total, ours.n_null) == (1, 2, 2, 5, 3)
     assert ours.win_rate == pytest.approx(100 * (0 + 1 + 0.5 + 0.5 + 0.25) / 5)
     assert ours.discrete_win_rate == pytest.approx(100 * 2 / 5)
+
+
+@given(st.lists(st.floats(1, 2) | st.sampled_from([1, 1.5, 2]), min_size=2))
+def test_exchanging_the_answers_turns_the_win_rate_round(preferences: list[float]) -> None:
+    one, other = win_rate(preferences), win_rate([3 - p for p in reversed(preferences)])
+    assert one.win_rate is not None and 0 <= one.win_rate <= 100
+    assert other.win_rate == pytest.approx(100 - one.win_rate)
+    assert other.standard_error == pytest.approx(one.standard_error)
+    assert other.discrete_win_rate == pytest.approx(100 - (one.discrete_win_rate or 0))
+    assert (other.n_wins, other.n_wins_base, other.n_draws) == (one.n_wins_base, one.n_wins, one.n_draws)
+    assert one.n_wins + one.n_wins_base + one.n_draws == one.n_total == len(preferences)
 
 
 def test_win_rate_of_too_little_is_none_not_a_number() -> None:

@@ -107,6 +107,17 @@ def _words(program: Program, store: Store) -> Sequence[frozenset[str]]:
     return [frozenset({p.phase, s.action}) for p, s in zip(phases, steps, strict=True)]
 
 
+@contextmanager
+def mended() -> Iterator[None]:
+    """What a user's file lacks is told in words, also where the runtime's readers find it."""
+    from runtime.job import JobError
+
+    try:
+        yield
+    except JobError as error:
+        raise UsageError(str(error)) from error
+
+
 def open_store(path: str) -> Store:
     from runtime.store import Store
 

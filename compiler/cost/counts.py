@@ -19,6 +19,7 @@ from typing import Any
 
 from runtime.files import canonical, digest_text, write_atomic
 
+PARQUET = ".parquet"  # the library that reads it takes too long to load
 LARGE = 1 << 20  # bytes; smaller files are counted faster than remembered
 WHOLE = 128 << 20  # bytes; of larger files only the beginning is read
 BEGINNING = 8 << 20
@@ -80,7 +81,7 @@ def count_source(declared: Any, longest: int | None, only_full: bool, memory: Me
     if declared.kind == "world":
         return _of_world(declared)
     path = Path(getattr(declared, "path", None) or "")
-    if declared.kind == "datasets" or not path.is_file():
+    if declared.kind == "datasets" or not path.is_file() or path.suffix == PARQUET:
         return None
     filters = {"max_prompt_chars": longest, "only_full": only_full}
     facts = [declared.model_dump(mode="json"), filters]
@@ -191,7 +192,8 @@ def _written(row: Mapping[str, Any]) -> int | None:
 def sample_texts(declared: Any) -> list[str]:
     """The first texts of a source's file, to measure tokens on; none where it has no file."""
     path = Path(getattr(declared, "path", None) or "")
-    if declared.kind in ("world", "datasets") or not path.is_file() or path.stat().st_size > WHOLE:
+    unread = declared.kind in ("world", "datasets") or path.suffix == PARQUET
+    if unread or not path.is_file() or path.stat().st_size > WHOLE:
         return []
     from runtime.job import JobError
     from runtime.sources import read

@@ -16,13 +16,19 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-# {prompt[, completion][, answer]}, and whatever else a source tells in text (`family`).
+# {prompt[, completion][, answer]} or {prompt, chosen, rejected}, and whatever else a source tells in
+# text (`family`).
 Row = dict[str, str]
 
 
 def row_id(row: Row) -> str:
-    """The same for the same prompt in every source; of plain text without a prompt, that text's."""
+    """The same for the same prompt in every source; of plain text without a prompt, that text's.
+
+    A prompt may have several preference pairs, so theirs is that of all three texts.
+    """
     text = row["prompt"] or row.get("completion", "")
+    if "chosen" in row:
+        text = "\0".join((text, row["chosen"], row["rejected"]))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from runtime.declare import DatasetsSource
+from runtime.declare import DatasetsSource, PreferencesSource
 from runtime.job import JobError
 from runtime.sources import Row
 from runtime.sources.pick import pick
@@ -17,11 +17,17 @@ BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parqu
 
 
 def rows(declared: DatasetsSource, dropped: Counter[str]) -> Iterator[Row]:
+    for where, record in records(declared):
+        yield pick(record, declared, where)
+
+
+def records(declared: DatasetsSource | PreferencesSource) -> Iterator[tuple[str, Any]]:
+    """(place, record) of each row of the declared split."""
     for number, record in enumerate(_load(declared), 1):
-        yield pick(record, declared, f"{declared.path or declared.hub}[{declared.split}] row {number}")
+        yield f"{declared.path or declared.hub}[{declared.split}] row {number}", record
 
 
-def _load(declared: DatasetsSource) -> Any:
+def _load(declared: DatasetsSource | PreferencesSource) -> Any:
     try:
         import datasets
     except ImportError as error:
@@ -52,7 +58,7 @@ def _saved_to_disk(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
-def _split(loaded: Any, declared: DatasetsSource) -> Any:
+def _split(loaded: Any, declared: DatasetsSource | PreferencesSource) -> Any:
     """The declared split, where several were saved; one that was saved alone is that one."""
     if not isinstance(loaded, dict):
         return loaded

@@ -56,6 +56,8 @@ def _array(path: Path) -> Iterator[tuple[str, Record]]:
         raise JobError(_unreadable(path, error)) from error
     except json.JSONDecodeError as error:
         raise JobError(f"{path}:{error.lineno}: not JSON: {error.msg}; mend the file there") from error
+    except RecursionError as error:
+        raise JobError(f"{path}: nested too deeply; mend the file") from error
     except (EOFError, ValueError) as error:
         raise JobError(f"{path}: damaged: {error}; fetch the file again") from error
     for number, record in enumerate(records, 1):

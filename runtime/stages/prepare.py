@@ -37,7 +37,7 @@ def _shares() -> dict[str, Any]:
 
 
 class Prepare(StageConfig):
-    """Prompts (with completions, where the source has them), cut into splits."""
+    """Prompts (with completions, where the source has them) or preference pairs, cut into splits."""
 
     source: Reference = takes("Source", "Prompts", doc="a declared source, or a split to cut further")
     split: Annotated[dict[str, str | int] | None, WithJsonSchema(_shares())] = result(
@@ -72,8 +72,9 @@ def _whole(source: Port) -> Port:
     completed = kind in ("sharegpt", "alpaca_eval") or any(
         getattr(declared, field, None) for field in ("completion", "messages")
     )
+    made = "Demonstrations" if completed or documents else "Prompts"
     return Port(
-        type="Demonstrations" if completed or documents else "Prompts",
+        type="Preferences" if kind == "preferences" else made,
         pools=frozenset({Pool(_rows_of(declared), (), "train")}),
         answers=(kind == "world" and not documents) or bool(getattr(declared, "answer", None)),
     )

@@ -1,0 +1,53 @@
+"""`alignc write`: artifacts in the forms of other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from compiler.commands.common import Selectors, compile_, mended, on_spec, open_store, select_nodes
+
+
+@click.command("write", short_help="Write answers, verdicts, scores or pairs in the forms of other programs.")
+@click.option(
+    "--as",
+    "form",
+    type=click.Choice(("model_outputs", "annotations", "leaderboard", "preferences", "messages")),
+    required=True,
+    help="AlpacaEval's JSON and CSV; pairs of prompt, chosen, rejected; pairs or answers as messages.",
+)
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="File to write.")
+@click.option("--output", help="Which output of the node, where several would do.")
+@click.option("--name", default="", help="The model's name in the file; its node's by default.")
+@on_spec
+@click.argument("nodes", nargs=-1, required=True)
+def command(
+    spec: str,
+    store_path: str,
+    overrides: tuple[str, ...],
+    nodes: tuple[str, ...],
+    form: str,
+    out: Path,
+    output: str | None,
+    name: str,
+) -> None:
+    """Write what nodes made in the forms that AlpacaEval, TRL and others read.
+
+    \b
+    alignc write specs/quickstart.yaml 'samples[seed=0]' --as model_outputs --out model_outputs.json
+    alignc write specs/quickstart.yaml 'weak_test[seed=0]' --as annotations --out annotations.json
+    alignc write specs/quickstart.yaml weak_test strong_test --as leaderboard --out leaderboard.csv
+    alignc write specs/quickstart.yaml 'labels[seed=0]' --as messages --out pairs.jsonl
+    """
+    from compiler.errors import UsageError
+    from compiler.write import write
+
+    store = open_store(store_path)
+    program = compile_(spec, overrides, store)
+    chosen = sorted(select_nodes(program, store, Selectors(nodes)) or ())
+    if not chosen:
+        raise UsageError("nothing was written")
+    with mended():
+        count = write(program, store, chosen, form, output, name, out)
+    click.echo(f"wrote {out}: {count} row{'s' * (count != 1)}")
