@@ -55,6 +55,7 @@ CODES: dict[str, str] = {
     "AC501": "a file of the spec is not there",
     "AC502": "unknown cluster profile",
     "AC503": "over budget",
+    "AC504": "the cluster profile has no place for a stage",
     "AC601": "a stage that nothing uses",
     "AC602": "a sweep that nothing reduces",
     "AC603": "an axis that no stage mentions",

@@ -13,14 +13,14 @@ from compiler.cluster import Profile
 from compiler.describe import describe_jobs, describe_tables
 from compiler.errors import UsageError
 from compiler.plan import Plan
+from compiler.site import python_inside
 from compiler.slurm import script_text
 from runtime.store import Store
 from runtime.templates import fill
 
 TOKEN = "export"  # in the comment of exported jobs, where `submit` puts what it finds its jobs by
-WORK = """\
-. ./settings.sh
-exec "$PYTHON" -m runtime.run_task "$STORE" {job_file}"""
+SETTINGS = (". ./settings.sh",)
+WORK = '"$PYTHON" -m runtime.run_task "$STORE" {job_file}'
 
 
 def exported(plan: Plan, profile: Profile, store: Store) -> Iterator[tuple[str, str]]:
@@ -29,7 +29,7 @@ def exported(plan: Plan, profile: Profile, store: Store) -> Iterator[tuple[str, 
     yield from _jobs(plan, profile)
     yield from _nodes(plan)
     yield "tables.json", _json(describe_tables(plan.program))
-    python = profile.python or sys.executable
+    python = python_inside(profile, sys.executable)
     yield "settings.sh", fill("export/settings.sh.j2", store=str(store.root), python=python)
     numbers = {job.name: number for number, job in enumerate(plan.jobs, 1)}
     yield "submit.sh", fill("export/submit.sh.j2", jobs=plan.jobs, numbers=numbers)
@@ -49,7 +49,10 @@ def _jobs(plan: Plan, profile: Profile) -> Iterator[tuple[str, str]]:
     for job in plan.jobs:
         file = f"jobs/{job.name}.json"
         work = WORK.format(job_file=file)
-        yield f"jobs/{job.name}.sh", script_text(job, profile, token=TOKEN, logs="logs", work=work)
+        text = script_text(
+            job, profile, token=TOKEN, logs="logs", work=work, store='"$STORE"', settings=SETTINGS
+        )
+        yield f"jobs/{job.name}.sh", text
         tasks = [[f"../nodes/{plan.steps[i].key}.json" for i in task] for task in job.tasks]
         yield file, _json({"tasks": tasks})
 

@@ -50,7 +50,7 @@ class Node:
     """One job to be: a stage at one point of its axes. Nodes only need nodes before them.
 
     `templates` shape its result. A training that goes on from a shorter one `follows` it; `segment` is
-    the part of its run to which it belongs.
+    the part of its run to which it belongs. `given`: resources that a cluster profile gives it.
     """
 
     id: str
@@ -64,6 +64,7 @@ class Node:
     place: Span
     follows: int | None = None
     segment: int = 0
+    given: Resources | None = None
 
     @property
     def reads(self) -> list[int]:
@@ -87,7 +88,7 @@ class Node:
 
     @property
     def resources(self) -> Resources:
-        return self.config.resources or self.kind.resources
+        return self.given or self.config.resources or self.kind.resources
 
     def shown_axes(self) -> dict[str, Label]:
         return {axis_name(a): v for a, v in self.axes.items()}

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from compiler.cluster import Profile
 from compiler.describe import write_descriptions
 from compiler.errors import UsageError
+from compiler.notice import missing, notice_key, wanted, write_description
 from compiler.plan import JobGroup, Plan
-from compiler.slurm import carrier_text, make_script, throttle
+from compiler.queue import queue
+from compiler.slurm import carrier_text, make_script, notice_script, throttle
 from runtime import limits, submission
 from runtime.claims import Claim
 from runtime.sbatch import Refused
@@ -67,12 +69,12 @@ def calls_of(plan: Plan, profile: Profile, store: Store) -> list[Call]:
     experiment = plan.program.spec.experiment
     first = submission.next_number(store)
     numbers = {job.name: number for number, job in enumerate(plan.jobs, first)}
-    return [
+    calls = [
         Call(
             number=numbers[job.name],
             experiment=experiment,
             job=job.name,
-            place=limits.Place(profile.account, profile.qos, job.resources.partition or profile.partition),
+            place=_place(job, profile),
             text=script.text,
             carrier=carrier_text(experiment, profile, store),
             throttle=throttle(job, profile),
@@ -85,6 +87,43 @@ def calls_of(plan: Plan, profile: Profile, store: Store) -> list[Call]:
         for job in plan.jobs
         for script in [make_script(plan, job, profile, store)]
     ]
+    if wanted(profile):
+        calls += _notice(plan, profile, store, first + len(calls), waiting)
+    return calls
+
+
+def _notice(
+    plan: Plan, profile: Profile, store: Store, number: int, waiting: Mapping[str, int]
+) -> list[Call]:
+    """The call of the job that tells of the end, if one is needed: behind all that is queued or waits."""
+    queued = {key: task.slurm_id.partition("_")[0] for key, task in queue(store).items()}
+    if not missing(plan, profile, queued.keys() | waiting.keys()):
+        return []
+    write_description(plan, profile, store)
+    script, experiment = notice_script(plan, profile, store), plan.program.spec.experiment
+    steps = [i for i, step in enumerate(plan.steps) if step.action == "wait"]
+    keys = dict.fromkeys(_task_keys(plan, steps))
+    own = range(number - len(plan.jobs), number)
+    return [
+        Call(
+            number=number,
+            experiment=experiment,
+            job=script.job.name,
+            place=_place(script.job, profile),
+            text=script.text,
+            carrier=carrier_text(experiment, profile, store),
+            throttle=None,
+            tasks=script.tasks,
+            keys=((notice_key(plan),),),
+            after=tuple(sorted({*own, *(waiting[key] for key in keys if key in waiting)})),
+            after_slurm=tuple(dict.fromkeys(queued[key] for key in keys if key in queued)),
+        )
+    ]
+
+
+def _place(job: JobGroup, profile: Profile) -> limits.Place:
+    there = profile.at(job.resources.partition)
+    return limits.Place(there.account, there.qos, there.partition)
 
 
 def submit(plan: Plan, profile: Profile, store: Store) -> Iterator[Made]:
@@ -92,10 +131,10 @@ def submit(plan: Plan, profile: Profile, store: Store) -> Iterator[Made]:
 
     Raises UsageError where Slurm refuses a job, or has no room for any.
     """
-    if not plan.jobs:
+    calls = calls_of(plan, profile, store) if plan.jobs or wanted(profile) else []
+    if not calls:
         return
     write_descriptions(store, plan.program, {plan.steps[i].key for i in plan.to_run()})
-    calls = calls_of(plan, profile, store)
     first = calls[0].number
 
     def refused(call: Call, error: Refused) -> None:

@@ -27,7 +27,7 @@ def judge_names() -> list[str]:
     return names("judge")
 
 
-def _one_of(what: str, known: Callable[[], list[str]]) -> AfterValidator:
+def one_of(what: str, known: Callable[[], list[str]]) -> AfterValidator:
     def check(name: str | None) -> str | None:
         if name is None or name in known():
             return name
@@ -37,5 +37,5 @@ def _one_of(what: str, known: Callable[[], list[str]]) -> AfterValidator:
     return AfterValidator(check)
 
 
-ChatFormat = Annotated[str | None, _one_of("chat format", format_names)]
-JudgeTemplate = Annotated[str, _one_of("judge's template", judge_names)]
+ChatFormat = Annotated[str | None, one_of("chat format", format_names)]
+JudgeTemplate = Annotated[str, one_of("judge's template", judge_names)]

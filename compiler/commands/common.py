@@ -272,10 +272,13 @@ def submitting(store: Store) -> Iterator[None]:
 
 
 def plan_to_submit(program: Program, store: Store, profile: Profile, selected: frozenset[int] | None) -> Plan:
-    from compiler import submission
+    from compiler import place, submission
 
     most = submission.max_array_size(profile)
-    return plan_of(program, store, on_slurm=True, max_array=most, selected=selected)
+    program = place.placed(program, profile)
+    made = plan_of(program, store, on_slurm=True, max_array=most, selected=selected)
+    place.require_places(made, profile)
+    return made
 
 
 def submit_plan(made: Plan, store: Store, profile: Profile) -> None:

@@ -43,12 +43,14 @@ def command(
     """
     from compiler.errors import UsageError
     from compiler.export import write_export
+    from compiler.place import placed, require_places
     from compiler.plan import State, make_plan
     from compiler.submission import max_array_size
 
     store = open_store(store_path)
     program = compile_(spec, overrides, store)
     profile = profile_of(program, cluster)
+    program = placed(program, profile)
     # The scripts may be run at any later time, so what is queued or failed today does not count.
     selected = select_nodes(program, store, selectors)
     keys = program.keys
@@ -63,6 +65,7 @@ def command(
         raise UsageError(
             f"nothing is missing in {store.root}: export all with the same words, `--missing` left out"
         )
+    require_places(made, profile)
     write_export(made, profile, store, Path(folder))
     click.echo(f"wrote {folder}: {len(made.jobs)} jobs of {len(made.to_run())} nodes")
     click.echo(f"{folder}/submit.sh submits them, {folder}/run.sh runs them on this machine")

@@ -28,7 +28,7 @@ FORMATS = ("text", "json", "dot", "mermaid", "sbatch", "html")
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="What to print."
 )
-@click.option("--cluster", metavar="PROFILE", help="Cluster profile for sbatch texts.")
+@click.option("--cluster", metavar="PROFILE", help="Cluster profile: partitions, resources, sbatch texts.")
 @click.option("--nodes", "every_node", is_flag=True, help="A line for every node, not for every stage.")
 @click.option(
     "--cost", "show_cost", is_flag=True, help="Also what each stage will cost, and how that is known."
@@ -65,15 +65,18 @@ def command(
     """
     from compiler import emit
     from compiler.cost import table
+    from compiler.place import placed, require_places
     from compiler.submission import max_array_size
 
     store = open_store(store_path)
     program = compile_(spec, overrides, store)
     profile = profile_of(program, cluster)
+    program = placed(program, profile)
     on_slurm = form == "sbatch" or cluster is not None
     selected = select_nodes(program, store, selectors)
     most = max_array_size(profile)
     made = plan_of(program, store, on_slurm=on_slurm, max_array=most, selected=selected)
+    require_places(made, profile)
     if out is not None:
         keep_plan(out, made, asked_for(spec, store_path, overrides, selectors, cluster)[0], profile)
     costs, budget = costs_of(made, store, profile)

@@ -66,7 +66,7 @@ class Machine:
 
 def machine_of(resources: Resources, processes: int, profile: Profile) -> Machine:
     """One process uses one GPU; more GPUs are paid for, and idle."""
-    return Machine(resources, min(resources.gpus, processes), processes, profile)
+    return Machine(resources, min(resources.gpus, processes), processes, profile.at(resources.partition))
 
 
 def speed_of(kind: str, size: Size, machine: Machine, precision: str, history: History) -> Speed:

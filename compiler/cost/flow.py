@@ -158,7 +158,7 @@ class Flows:
             for b in bindings[:1]
         ]
         fields = [values[name] for name in _shaping(type(node.config))]
-        machine = asked.gpus, asked.cpus, processes(node)
+        machine = asked.gpus, asked.cpus, asked.partition, processes(node)
         return node.kind.name, machine, self.own_epochs(node), _chat_of_model(node), *inputs, *fields
 
     # ------------------------------------------------------------ kinds

@@ -202,7 +202,7 @@ def test_tasks_at_once(told: dict[str, int], gpus: int, most: int | None) -> Non
     job = JobGroup("a", ((0,), (1,)), Resources(gpus=gpus), 1, (), ())
     profile = Profile.model_validate(told)
     assert throttle(job, profile) == most
-    line = script_text(job, profile, token="t", logs="l", work="w").splitlines()[3]
+    line = script_text(job, profile, token="t", logs="l", work="w", store="s").splitlines()[3]
     assert line == "#SBATCH --array=0-1" + (f"%{most}" if most else "")
 
 
