@@ -127,7 +127,7 @@ def best_fit(
     ]
 
     def waste(p: Partition) -> tuple[float, ...]:
-        gpu = (p.gpu_memory_gb or inf) if asked.gpus else float(p.has_gpus)
+        gpu = (p.gpu_memory_gb or inf) if p.has_gpus else 0
         return gpu, p.max_minutes or inf, p.gpus or 0, p.cpus or inf, p.memory_gb or inf
 
     return min(fits, key=lambda pair: waste(pair[1]), default=(None, None))[0]
