@@ -15,7 +15,6 @@ from compiler.plan import State, make_plan, processes
 from compiler.program import Program
 from compiler.slurm_facts import Site, SlurmPartition
 from runtime.provenance import code_digest
-from runtime.stage import Resources
 
 SCHEMA = "alignc.doctor/1"
 OLDEST_PYTHON = (3, 11)
@@ -181,22 +180,21 @@ def _places(program: Program, profile: Profile, site: Site | None) -> Iterator[C
             yield Check("spec", "problem", one.message, one.hint)
         return
     if site is not None:
-        asked = {(n.resources, processes(n), n.stage) for n in program.graph.nodes}
-        problems = list(_unfit(asked, profile, site))
+        problems = list(_unfit(program, profile, site))
         yield from problems or [Check("spec", "ok", "every stage's jobs fit into their partitions")]
 
 
-def _unfit(asked: set[tuple[Resources, int, str]], profile: Profile, site: Site) -> Iterator[Check]:
+def _unfit(program: Program, profile: Profile, site: Site) -> Iterator[Check]:
     """Jobs that Slurm's own partition is too small for, whatever the profile says."""
-    for resources, count, stage in sorted(asked, key=lambda each: each[2]):
+    asked = {(n.stage, n.resources, processes(n)): None for n in program.graph.nodes}
+    for stage, resources, count in asked:
         name = resources.partition or profile.partition or site.default
-        if name is not None and name in site.partitions:
-            less = lacks(resources, count, site.partitions[name].described())
-            if less:
-                text = (
-                    f"{stage} asks for {in_words(resources, count)}; partition {name} has {', '.join(less)}"
-                )
-                yield Check("spec", "problem", text, "change the stage's `resources`, or the profile")
+        if name is None or name not in site.partitions:
+            text = f"{stage} goes to partition {name}, which Slurm does not have"
+            yield Check("spec", "problem", text, f"it has {', '.join(site.partitions)}")
+        elif less := lacks(resources, count, site.partitions[name].described()):
+            text = f"{stage} asks for {in_words(resources, count)}; partition {name} has {', '.join(less)}"
+            yield Check("spec", "problem", text, "change the stage's `resources`, or the profile")
 
 
 # ---------------------------------------------------------------- a machine
@@ -224,7 +222,7 @@ def check_machine(
         yield Check(group, "problem", "it runs another alignc than this one", fix)
     yield from _check_packages(group, told, needs)
     yield from _check_gpus(group, told, gpus)
-    yield from check_keys(group, told, needs)
+    yield from _check_keys(group, told, needs)
     if told["temporary"]:
         fix = "`scratch` of the profile names a folder that can be written"
         yield Check(group, "problem", f"no temporary file can be made: {told['temporary']}", fix)
@@ -276,7 +274,7 @@ def _check_gpus(group: str, told: Mapping[str, Any], gpus: int) -> Iterator[Chec
         yield Check(group, "problem", text, "a torch for this driver; `--nv` is set in Apptainer by itself")
 
 
-def check_keys(group: str, told: Mapping[str, Any], needs: Needs) -> Iterator[Check]:
+def _check_keys(group: str, told: Mapping[str, Any], needs: Needs) -> Iterator[Check]:
     for name, there in told["keys"].items():
         if there:
             yield Check(group, "ok", f"{name} is set (and not shown)")

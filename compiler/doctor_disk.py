@@ -36,11 +36,11 @@ def check_disk(root: Path, folder: Path) -> Iterator[Check]:
     free_gb = shutil.disk_usage(folder).free / 2**30
     fix = "a checkpoint of 7e9 parameters takes 27 GiB; `alignc gc` removes what no spec needs"
     yield Check(GROUP, "ok" if free_gb > FREE_GB else "warning", f"{free_gb:.0f} GiB are free", fix)
-    failed = [f"{what}? {problem}" for what, trial in TRIALS.items() if (problem := _try(trial, folder))]
-    if failed:
+    failed = {what: problem for what, trial in TRIALS.items() if (problem := _try(trial, folder))}
+    for what, problem in failed.items():
         fix = "results could be lost or made twice here: put the store on another file system"
-        yield Check(GROUP, "problem", f"it does not do what a store needs: {'; '.join(failed)}", fix)
-    else:
+        yield Check(GROUP, "problem", f"it is no file system that {what}: {problem}", fix)
+    if not failed:
         yield Check(GROUP, "ok", f"it {', '.join(TRIALS)}")
     skew = _skew_s(folder)
     if abs(skew) > SKEW_S:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from compiler.cluster import Profile
+from compiler.cluster import Container, Mail, Partition, Profile, Rule, Webhook
 from compiler.cost.prices import TokenPrice
 from compiler.errors import CODES
 from compiler.spec import Budget, TableSpec
@@ -137,7 +137,7 @@ def _lines() -> Iterator[str]:
             yield from _model(declared)
     yield "## tables, budget, cluster profiles"
     yield ""
-    for other in (TableSpec, Budget, Profile, TokenPrice):
+    for other in (TableSpec, Budget, Profile, Partition, Rule, Container, Mail, Webhook, TokenPrice):
         yield from _model(other)
     yield "## Error codes"
     yield ""

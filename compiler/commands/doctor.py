@@ -97,13 +97,10 @@ def _checks(
     try:
         with trial_folder(store.root) as folder:
             yield from check_disk(store.root, folder)
-            if site is None or needs.keys:
+            if site is None:
                 told = probe_here(folder, needs)
-                if site is None:
-                    yield from doctor.check_machine("this machine", told, needs, profile, on_slurm=False)
-                else:
-                    yield from doctor.check_keys("this machine", told, needs)
-            if site is not None:
+                yield from doctor.check_machine("this machine", told, needs, profile, on_slurm=False)
+            else:
                 yield from check_nodes(folder, profile, site, needs, wait)
     except OSError as error:
         where = error.filename or store.root

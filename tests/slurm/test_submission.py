@@ -65,8 +65,9 @@ def killed(*words: str, cwd: Path) -> int:
 
 def test_a_submission_killed_at_any_step_is_made_whole_by_the_next(slurm: Cluster, tmp_path: Path) -> None:
     (tmp_path / "light.yaml").write_text(LIGHT)
-    words = ("submit", "light.yaml", "--store", "s", "--select", "prompts", "--select", "wrong")
-    wanted = keys_of("light.yaml", tmp_path, "--select", "prompts", "--select", "wrong")
+    (tmp_path / "mail.yaml").write_text("mail: {to: me@example.org}\n")  # one more job, behind all others
+    words = ("submit", "light.yaml", "--store", "s", "--cluster", "mail.yaml", "--select", "prompts")
+    wanted = keys_of("light.yaml", tmp_path, "--select", "prompts") | {"end.light"}
     steps = 0
     with closed(slurm):
         while True:
