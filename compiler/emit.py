@@ -155,6 +155,13 @@ def totals(plan: Plan) -> list[str]:
     acts += [f"{e.reuse} reused (=)", f"{e.wait} queued or running (>)"]
     acts += [f"{e.blocked} blocked (x)"] if e.blocked else []
     lines = [", ".join(acts) + f"; {len(plan.jobs)} sbatch call{'s' * (len(plan.jobs) != 1)} on Slurm"]
+    places: Counter[str] = Counter()
+    for job in plan.jobs:
+        if job.resources.partition:
+            places[job.resources.partition] += job.size
+    if places:
+        told = (f"{name} ({count} task{'s' * (count != 1)})" for name, count in places.items())
+        lines.append(f"partitions: {', '.join(told)}")
     if e.run:
         gpu = f", {e.gpu_hours_at_most:g} GPU-hours" if e.gpu_hours_at_most else ""
         lines.append(

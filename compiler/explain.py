@@ -111,6 +111,9 @@ def _values(plan: Plan, node: Node) -> Iterator[Value]:
             value = written.plain()  # a leg does not know what its run was asked for
         place = f"{written.span.file}:{written.span.line}" if written is not None else ""
         notes = tuple(map(_note, written.span.notes)) if written is not None else ()
+        if name == "resources" and node.given is not None:
+            value, by = node.given, "the cluster profile"
+            place, notes = (place, (*notes, f"the rest by {by}")) if place else (by, ())
         if name == node.kind.prefix and run in node.axes and written is not None:
             notes = (f"the run goes on to {shown(written.plain())}", *notes)
         yield Value(name, shown(_plain(value)), told, place, notes)

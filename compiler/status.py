@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from compiler.cost.words import duration, short
+from compiler.describe import description_path
 from compiler.identify import Identity
 from compiler.plan import State
 from compiler.program import Program
@@ -204,13 +205,25 @@ def report(
     nodes = program.graph.nodes
     states = node_states(program, store, seen, usual)
     hours: float | None = None
-    if any(node.resources.gpus for node in nodes):
+    gpus = _gpus(program, store, states)
+    if any(gpus.values()) or any(node.resources.gpus for node in nodes):
         hours = spent(store, program.spec.experiment).gpu_hours
-        hours += sum(n.resources.gpus * (s.ran_s or 0.0) for n, s in zip(nodes, states, strict=True)) / 3600
+        hours += sum(gpus[i] * (states[i].ran_s or 0.0) for i in gpus) / 3600
     chosen = range(len(nodes)) if selected is None else sorted(selected)
     shown = [states[i] for i in chosen]
     kinds = {nodes[i].stage: nodes[i].kind.name for i in chosen}
     return Report(program.spec.experiment, shown, _left(shown, kinds, usual), seen.problem, hours)
+
+
+def _gpus(program: Program, store: Store, states: Sequence[NodeState]) -> dict[int, int]:
+    """Index -> GPUs as submitted, by the cluster profile too: of what runs, and of one node of each stage."""
+    nodes, keys = program.graph.nodes, program.keys
+    found: dict[int, int] = {}
+    running = {i for i, state in enumerate(states) if state.ran_s}
+    for index in running.union(some[0] for some in program.graph.by_stage.values() if some):
+        described = _read(description_path(store, program, keys[index])) or {"resources": {}}
+        found[index] = described["resources"].get("gpus", nodes[index].resources.gpus)
+    return found
 
 
 def _left(states: Sequence[NodeState], kinds: Mapping[str, str], usual: Usual) -> dict[str, float]:

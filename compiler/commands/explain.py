@@ -6,7 +6,15 @@ import json
 
 import click
 
-from compiler.commands.common import Selectors, compile_, on_spec, open_store, plan_of, select_nodes
+from compiler.commands.common import (
+    Selectors,
+    compile_,
+    on_spec,
+    open_store,
+    plan_of,
+    profile_of,
+    select_nodes,
+)
 from compiler.errors import UsageError
 
 MOST = 10
@@ -14,9 +22,12 @@ MOST = 10
 
 @click.command("explain", short_help="Explain a node: its key, where each value came from, who reads it.")
 @click.option("--format", "form", type=click.Choice(("text", "json")), default="text", show_default=True)
+@click.option("--cluster", metavar="PROFILE", help="Cluster profile, to see the resources it gives.")
 @on_spec
 @click.argument("node")
-def command(spec: str, store_path: str, overrides: tuple[str, ...], node: str, form: str) -> None:
+def command(
+    spec: str, store_path: str, overrides: tuple[str, ...], node: str, form: str, cluster: str | None
+) -> None:
     """Explain a node: its recipe, the parts of its key, where each value came from, who needs it.
 
     \b
@@ -32,6 +43,10 @@ def command(spec: str, store_path: str, overrides: tuple[str, ...], node: str, f
     if len(chosen) > MOST:
         ids = [program.graph.nodes[i].id for i in chosen[:3]]
         raise UsageError(f"`{node}` is {len(chosen)} nodes: name fewer, such as {', '.join(ids)}")
+    if cluster is not None:
+        from compiler.place import placed
+
+        program = placed(program, profile_of(program, cluster))
     made = plan_of(program, store)
     found = [explain(made, index) for index in chosen]
     if form == "json":

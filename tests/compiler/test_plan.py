@@ -132,7 +132,7 @@ def test_elementwise_arrays_have_gaps_and_what_waits_for_nothing_is_apart(tmp_pa
     assert told["wrong"] == ([["wrong[seed=0]"], ["wrong[seed=2]"], ["wrong[seed=3]"]], ())
     assert told["labels.2"] == ([["labels[seed=1]"]], ()) and jobs["labels.2"].after == ()
     assert told["labels.1"] == ([["labels[seed=0]"], [], ["labels[seed=3]"]], ("light.wrong",))
-    text = script_text(jobs["labels.1"], Profile(), token="t", logs="l", work="w")
+    text = script_text(jobs["labels.1"], Profile(), token="t", logs="l", work="w", store="s")
     assert "#SBATCH --array=0,2\n" in text
 
 
