@@ -57,7 +57,7 @@ def needs_of(program: Program | None) -> Needs:
         keys[llm.api_key_env] = keys.get(llm.api_key_env, False) or llm.base_url is None
     return Needs(
         known=True,
-        torch=any("torch" in node.kind.preload for node in nodes),
+        torch=any("torch" in node.kind.preload for node in nodes) or any(x.provider == "local" for x in llms),
         deepspeed=any(getattr(p, "deepspeed", None) for p in parallel),
         clients=frozenset(llm.provider for llm in paid),
         keys=keys,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from compiler.cluster import Profile
 from compiler.plan import Plan
@@ -33,30 +34,30 @@ def missing(plan: Plan, profile: Profile, queued: Collection[str]) -> bool:
     return wanted(profile) and (waits or bool(plan.jobs))
 
 
-def description(plan: Plan, profile: Profile) -> str:
-    """The nodes that the plan is about, and where the address of the webhook stands: JSON."""
+def _description(plan: Plan, profile: Profile) -> dict[str, Any]:
+    """The nodes that the plan is about, and where the address of the webhook stands."""
     chosen = range(len(plan.steps)) if plan.selected is None else sorted(plan.selected)
-    nodes = [
-        {
-            "id": step.node.id,
-            "kind": step.node.kind.name,
-            "key": plan.program.identities[i].key,
-            "asked": plan.program.identities[i].asked,
-            "needs": [plan.steps[n].node.id for n in step.needs],
-        }
-        for i in chosen
-        for step in [plan.steps[i]]
-    ]
-    webhook = profile.webhook.model_dump() if profile.webhook else None
-    return canonical({"experiment": plan.program.spec.experiment, "webhook": webhook, "nodes": nodes})
+    steps = [(plan.steps[i], plan.program.identities[i]) for i in chosen]
+    return {
+        "experiment": plan.program.spec.experiment,
+        "webhook": profile.webhook.model_dump() if profile.webhook else None,
+        "nodes": [
+            {
+                "id": step.node.id,
+                "kind": step.node.kind.name,
+                "key": identity.key,
+                "asked": identity.asked,
+                "needs": [plan.steps[n].node.id for n in step.needs],
+            }
+            for step, identity in steps
+        ],
+    }
 
 
 def description_file(plan: Plan, profile: Profile, store: Store) -> Path:
-    digest = digest_text(description(plan, profile))
+    digest = digest_text(canonical(_description(plan, profile)))
     return store.experiment(plan.program.spec.experiment) / "ends" / f"{digest}.json"
 
 
 def write_description(plan: Plan, profile: Profile, store: Store) -> None:
-    import json
-
-    write_json(description_file(plan, profile, store), json.loads(description(plan, profile)))
+    write_json(description_file(plan, profile, store), _description(plan, profile))

@@ -154,15 +154,16 @@ def require_places(plan: Plan, profile: Profile) -> None:
     if not (profile.resources or profile.partitions):
         return
     sizes = model_sizes(plan.program) if profile.resources else {}
-    found: dict[tuple[str, str], Diagnostic] = {}
-    for index in plan.to_run():
-        node = plan.steps[index].node
-        problem = _too_large(node, sizes.get(index), profile) or _no_place(node, sizes.get(index), profile)
-        if problem and (node.stage, problem) not in found:
-            hint = "change the stage's `resources`, or the profile"
-            found[node.stage, problem] = Diagnostic("AC504", f"{node.id}: {problem}", node.place, hint)
+    hint = "change the stage's `resources`, or the profile"
+    alike = {(plan.steps[i].node.stage, id(plan.steps[i].node.given)): i for i in reversed(plan.to_run())}
+    found: list[Diagnostic] = []
+    for index in sorted(alike.values()):
+        node, size = plan.steps[index].node, sizes.get(index)
+        problem = _too_large(node, size, profile) or _no_place(node, size, profile)
+        if problem:
+            found.append(Diagnostic("AC504", f"{node.id}: {problem}", node.place, hint))
     if found:
-        raise SpecError(list(found.values()), plan.program.texts)
+        raise SpecError(found, plan.program.texts)
 
 
 def _no_place(node: Node, size: float | None, profile: Profile) -> str:
