@@ -64,19 +64,20 @@ def check_nodes(folder: Path, profile: Profile, site: Site, needs: Needs, wait_s
             yield Check(where, "problem", f"sbatch refused a job: {error}", "mend the profile")
     deadline = time.monotonic() + wait_s
     waiting = list(probes)
-    while waiting:
-        states = _states(waiting)
-        for probe in list(waiting):
-            found = list(_found(probe, folder, states, profile, needs))
-            if found:
-                yield from found
-                waiting.remove(probe)
-        if waiting and time.monotonic() > deadline:
-            break
-        time.sleep(POLL_S if waiting else 0)
-    for probe in waiting:
-        yield _late(probe, _states([probe]), wait_s)
-        subprocess.run(["scancel", probe.slurm_id], capture_output=True, check=False)
+    try:
+        while waiting and time.monotonic() < deadline:
+            states = _states(waiting)
+            for probe in list(waiting):
+                found = list(_found(probe, folder, states, profile, needs))
+                if found:
+                    yield from found
+                    waiting.remove(probe)
+            time.sleep(POLL_S if waiting else 0)
+        for probe in waiting:
+            yield _late(probe, _states([probe]), wait_s)
+    finally:  # also where a person will not wait
+        if waiting:
+            subprocess.run(["scancel", *(p.slurm_id for p in waiting)], capture_output=True, check=False)
 
 
 def _partitions(profile: Profile, site: Site) -> Sequence[str | None]:
@@ -130,7 +131,8 @@ def _found(
     elif ended:
         text = f"job {probe.slurm_id} ended ({state.lower()}) and left nothing here"
         output = _output(folder, probe.slurm_id)
-        fix = "; ".join(output) if output else "the nodes may not see the store: `--store` on a shared folder"
+        fix = "the nodes may not see the store: put it on a shared folder (`--store`)"
+        fix = f"it printed: {'; '.join(output)}" if output else fix
         yield Check(probe.group, "problem", text, fix)
 
 
