@@ -8,6 +8,7 @@ from pydantic import Field
 
 from compiler.cost.prices import TokenPrice
 from compiler.errors import UsageError, near
+from compiler.login import Login
 from compiler.source import parse
 from compiler.validate import validate
 from runtime.fields import Frozen
@@ -59,6 +60,7 @@ class Profile(Frozen):
         "another turn; a quarter of the limit at most",
     )
     options: list[str] = Field(default_factory=list, description="more `#SBATCH` options, as written")
+    login: Login | None = Field(None, description="login host, to work from a machine without Slurm")
 
 
 def _folders(spec: Path) -> list[Path]:
