@@ -68,22 +68,18 @@ def carry_out(errand: Errand, site: Site, tell: Tell) -> int:
     be reached or lacks what is needed.
     """
     program = _compile(errand) if errand.copies else None
-    for name in ("ssh", "rsync"):
-        if shutil.which(name) is None:
-            raise UsageError(f"`{name}` is not on this machine; {site.login.host} is reached by it")
+    packed = parcel(program) if program else None
+    _require_programs(site.login)
     mirror = Mirror.of(os.getcwd(), os.path.abspath(errand.spec))
-    options: list[str] = []
-    tables = ""
-    if program and site.profile:
+    spec = mirror.seen(errand.spec)
+    tables = f"results/{program.spec.experiment}" if program and errand.results is not None else ""
+    options = [f"--out={tables}"] if tables else []
+    if packed and site.profile:
         options.append(f"--cluster={mirror.seen(site.profile)}")
-    if program and errand.results is not None:
-        tables = f"results/{program.spec.experiment}"
-        options.append(f"--out={tables}")
     with connected(site.login, mirror) as host:
         host.greet()
-        if program:
-            _copy(host, parcel(program), site.profile, tell)
-        spec = mirror.seen(errand.spec)
+        if packed:
+            _copy(host, packed, site.profile, tell)
         code = host.run(spec, [errand.command, *options, *errand.options, "--", spec, *errand.arguments])
         if tables and code == 0:
             host.fetch(tables, errand.results or tables)
@@ -95,6 +91,12 @@ def _compile(errand: Errand) -> Program:
     if is_promise(Path(errand.spec)):
         raise UsageError(f"{errand.spec} is a plan: name its spec here")
     return compile_spec(errand.spec, errand.overrides, elsewhere=True)
+
+
+def _require_programs(login: Login) -> None:
+    for name in ("ssh", "rsync"):
+        if shutil.which(name) is None:
+            raise UsageError(f"`{name}` is not on this machine; {login.host} is reached by it")
 
 
 # ---------------------------------------------------------------- copying

@@ -31,7 +31,7 @@ AcceptEnv *
 """
 
 CLIENT = """\
-Host site
+Host mysite
   HostName 127.0.0.1
   Port {port}
   IdentityFile {folder}/key
@@ -52,7 +52,7 @@ exec {python} -m compiler.cli "$@"
 
 @dataclass(frozen=True, slots=True)
 class LoginHost:
-    """`options` lead ssh to the host `site`; `alignc` is the command there."""
+    """`options` lead ssh to the host `mysite`; `alignc` is the command there."""
 
     folder: Path
     port: int
