@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from compiler.cost.prices import TokenPrice
 from compiler.errors import UsageError, near
+from compiler.login import Login
 from compiler.source import parse
 from compiler.validate import validate
 from runtime.fields import Frozen
@@ -173,6 +174,7 @@ class Profile(Frozen):
         "another turn; a quarter of the limit at most",
     )
     options: list[str] = Field(default_factory=list, description="more `#SBATCH` options, as written")
+    login: Login | None = Field(None, description="login host, to work from a machine without Slurm")
 
     def at(self, partition: str | None) -> Profile:
         """The profile as it is for a job in `partition`; None: in the profile's own."""

@@ -154,10 +154,13 @@ def compile_spec(
     overrides: Sequence[str] = (),
     cache: Path | None = None,
     chosen: Chosen = nothing_chosen,
+    *,
+    elsewhere: bool = False,
 ) -> Program:
     """Compile a spec. `cache` is a file that remembers digests of large input files.
 
-    `chosen` tells what choices have fallen on. Raises SpecError with all errors of all passes at once.
+    `chosen` tells what choices have fallen on. With `elsewhere` the spec is for another machine: models and
+    data are not looked at, and the keys say nothing. Raises SpecError with all errors of all passes at once.
     """
     source, problems = load(path, overrides, _read_text)
     spec, more = read_spec(source)
@@ -170,7 +173,7 @@ def compile_spec(
     problems += more
     contents: dict[str, str] = {}
     used = {b.declaration.name for n in graph.nodes for bs in n.inputs.values() for b in bs if b.declaration}
-    for name, declaration in declarations.items():
+    for name, declaration in declarations.items() if not elsewhere else ():
         if name in used:  # a declaration that nothing reads may name a file that is not here
             contents[name], more = _content(declaration, cache)
             problems += more

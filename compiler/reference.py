@@ -17,6 +17,7 @@ from pydantic_core import PydanticUndefined
 from compiler.cluster import Container, Mail, Partition, Profile, Rule, Webhook
 from compiler.cost.prices import TokenPrice
 from compiler.errors import CODES
+from compiler.login import Login
 from compiler.spec import Budget, TableSpec
 from runtime import declare
 from runtime.fields import Frozen, affects, taken
@@ -137,7 +138,7 @@ def _lines() -> Iterator[str]:
             yield from _model(declared)
     yield "## tables, budget, cluster profiles"
     yield ""
-    for other in (TableSpec, Budget, Profile, Partition, Rule, Container, Mail, Webhook, TokenPrice):
+    for other in (TableSpec, Budget, Profile, Login, Partition, Rule, Container, Mail, Webhook, TokenPrice):
         yield from _model(other)
     yield "## Error codes"
     yield ""

@@ -23,7 +23,8 @@ ARRAY = 1000  # most tasks in an array where nobody tells: one less than Slurm's
 
 def require_slurm() -> None:
     if shutil.which("sbatch") is None or shutil.which("squeue") is None:
-        raise UsageError("Slurm's commands are not on this machine: use `alignc run`, or go to a login node")
+        way = "use `alignc run`, go to a login node, or name one: `--cluster me@login.site.org`"
+        raise UsageError(f"Slurm's commands are not on this machine: {way}")
 
 
 def max_array_size(profile: Profile) -> int:

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from compiler.commands.common import Selectors, compile_, on_spec, open_store, select_nodes, select_options
+from compiler.commands.common import (
+    Selectors,
+    cluster_option,
+    compile_,
+    go_to_login,
+    on_spec,
+    open_store,
+    select_nodes,
+    select_options,
+)
 from compiler.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,6 +26,7 @@ if TYPE_CHECKING:
 
 @click.command("cancel")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@cluster_option
 @on_spec
 @click.argument("nodes", nargs=-1)
 @select_options
@@ -27,6 +37,7 @@ def command(
     selectors: Selectors,
     nodes: tuple[str, ...],
     yes: bool,
+    cluster: str | None,
 ) -> None:
     """Stop nodes and all that depends on them: queued and running jobs of Slurm, processes of this machine.
 
@@ -44,6 +55,7 @@ def command(
     selectors = replace(selectors, select=(*nodes, *selectors.select))
     if not selectors.select:
         raise UsageError("name the nodes to cancel, such as `tune[seed=0]`")
+    go_to_login(spec, cluster, copies=False)
     store = open_store(store_path)
     program = compile_(spec, overrides, store)
     chosen = cancel.with_dependents(program.graph.nodes, select_nodes(program, store, selectors) or ())

@@ -59,6 +59,58 @@ def on_spec(function: Callable[..., Any]) -> Callable[..., Any]:
     return set_option(store_option(argument(function)))
 
 
+def cluster_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--cluster`, for every command that can be carried out on a login host (see `go_to_login`)."""
+    text = (
+        "Cluster profile: a name in specs/clusters, or a file. With `login` in it, or as me@host: go there."
+    )
+    return click.option("--cluster", metavar="PROFILE", help=text)(function)
+
+
+def go_to_login(spec: str, cluster: str | None, *, copies: bool = True, results: str | None = None) -> None:
+    """Carry this command out on the login host that `--cluster` names, and exit; return where it names none.
+
+    `copies` and `results` are those of an `Errand`.
+    """
+    if cluster is None:
+        return
+    from compiler.remote import Errand, carry_out, site_of
+
+    site = site_of(cluster, spec)
+    if site is None:
+        return
+    context = click.get_current_context()
+    left_out = {"spec", "cluster", *(["out"] if results is not None else [])}
+    errand = Errand(
+        str(context.command.name),
+        spec,
+        *_words_of(context, left_out),
+        context.params["overrides"],
+        copies,
+        results,
+    )
+    context.exit(carry_out(errand, site, lambda line: click.echo(line, err=True)))
+
+
+def _words_of(context: click.Context, left_out: set[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The options and arguments of the command line again."""
+    options: list[str] = []
+    arguments: list[str] = []
+    for param in context.command.params:
+        name = str(param.name)
+        if name in left_out or context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        value = context.params[name]
+        if not isinstance(param, click.Option):
+            arguments += value
+        elif param.is_flag:
+            options.append(max(param.opts, key=len))
+        else:
+            values = value if param.multiple else [value]
+            options += [f"{max(param.opts, key=len)}={v}" for v in values]
+    return tuple(options), tuple(arguments)
+
+
 @dataclass(frozen=True, slots=True)
 class Selectors:
     """What `--select` and `--exclude` say."""

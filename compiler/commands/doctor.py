@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from compiler.commands.common import compile_, open_store, profile_of, set_option, store_option
+from compiler.commands.common import (
+    cluster_option,
+    compile_,
+    go_to_login,
+    open_store,
+    profile_of,
+    set_option,
+    store_option,
+)
+from compiler.errors import UsageError
 
 if TYPE_CHECKING:
     from compiler.cluster import Profile
@@ -23,7 +32,7 @@ COMMANDS = ("sbatch", "squeue", "scontrol", "sinfo", "scancel")
 
 @click.command("doctor", short_help="Check a site: Slurm, partitions, store, nodes, keys; say what to fix.")
 @click.argument("spec", required=False, type=click.Path(dir_okay=False))
-@click.option("--cluster", metavar="PROFILE", help="Cluster profile: a name in specs/clusters, or a file.")
+@cluster_option
 @click.option(
     "--wait",
     type=click.FloatRange(min=1),
@@ -49,6 +58,8 @@ def command(
     alignc doctor --cluster mysite --store /shared/me/store
     alignc doctor specs/quickstart.yaml --cluster mysite
     """
+    if spec is not None:
+        go_to_login(spec, cluster)
     store = open_store(store_path)
     program = compile_(spec, overrides, store) if spec else None
     if program is not None:
@@ -57,6 +68,10 @@ def command(
         from compiler.cluster import load_profile
 
         profile = load_profile(cluster, Path("spec.yaml"))
+        if profile.login is not None:
+            raise UsageError(
+                f"{profile.login.host} is looked at from a SPEC, which is copied there: name one"
+            )
     found = _checks(program, profile, store, wait, on_slurm=cluster is not None)
     checks = list(_told(found)) if form == "text" else list(found)
     counts = {word: sum(c.outcome == word for c in checks) for word in COLOURS}

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from compiler.commands.common import Selectors, compile_, on_spec, open_store, select_nodes, select_options
+from compiler.commands.common import (
+    Selectors,
+    cluster_option,
+    compile_,
+    go_to_login,
+    on_spec,
+    open_store,
+    select_nodes,
+    select_options,
+)
 from compiler.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,6 +26,7 @@ if TYPE_CHECKING:
 @click.command("logs")
 @click.option("--lines", "-n", type=click.IntRange(min=1), help="Only the last lines of each.")
 @click.option("--follow", "-f", is_flag=True, help="Go on as they grow, until the nodes are done or failed.")
+@cluster_option
 @on_spec
 @click.argument("nodes", nargs=-1)
 @select_options
@@ -28,6 +38,7 @@ def command(
     nodes: tuple[str, ...],
     lines: int | None,
     follow: bool,
+    cluster: str | None,
 ) -> None:
     """Print what the tries of nodes printed, and how the last one failed.
 
@@ -42,6 +53,7 @@ def command(
     selectors = replace(selectors, select=(*nodes, *selectors.select))
     if not selectors.select:
         raise UsageError("name nodes whose logs to print, such as `state:failed`")
+    go_to_login(spec, cluster, copies=False)
     store = open_store(store_path)
     program = compile_(spec, overrides, store)
     indices = sorted(select_nodes(program, store, selectors) or ())

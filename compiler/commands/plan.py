@@ -10,8 +10,10 @@ import click
 from compiler.commands.common import (
     Selectors,
     asked_for,
+    cluster_option,
     compile_,
     costs_of,
+    go_to_login,
     keep_plan,
     on_spec,
     open_store,
@@ -28,7 +30,7 @@ FORMATS = ("text", "json", "dot", "mermaid", "sbatch", "html")
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="What to print."
 )
-@click.option("--cluster", metavar="PROFILE", help="Cluster profile: partitions, resources, sbatch texts.")
+@cluster_option
 @click.option("--nodes", "every_node", is_flag=True, help="A line for every node, not for every stage.")
 @click.option(
     "--cost", "show_cost", is_flag=True, help="Also what each stage will cost, and how that is known."
@@ -68,6 +70,7 @@ def command(
     from compiler.place import placed, require_places
     from compiler.submission import max_array_size
 
+    go_to_login(spec, cluster)
     store = open_store(store_path)
     program = compile_(spec, overrides, store)
     profile = profile_of(program, cluster)

@@ -8,7 +8,9 @@ import click
 
 from compiler.commands.common import (
     Selectors,
+    cluster_option,
     compile_,
+    go_to_login,
     on_spec,
     open_store,
     print_tables,
@@ -22,10 +24,16 @@ from compiler.commands.common import (
 @click.option(
     "--out", type=click.Path(file_okay=False), help="Folder to write; results/EXPERIMENT by default."
 )
+@cluster_option
 @on_spec
 @select_options
 def command(
-    spec: str, store_path: str, overrides: tuple[str, ...], selectors: Selectors, out: str | None
+    spec: str,
+    store_path: str,
+    overrides: tuple[str, ...],
+    selectors: Selectors,
+    out: str | None,
+    cluster: str | None,
 ) -> None:
     """Print the tables, and write them as Markdown, CSV, LaTeX, figures and one HTML page.
 
@@ -38,6 +46,7 @@ def command(
     from compiler.errors import UsageError
     from runtime.results.write import write_results
 
+    go_to_login(spec, cluster, results=out or "")
     store = open_store(store_path)
     program = compile_(spec, overrides, store)
     if not program.tables:

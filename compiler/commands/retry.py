@@ -6,7 +6,9 @@ import click
 
 from compiler.commands.common import (
     Selectors,
+    cluster_option,
     compile_,
+    go_to_login,
     on_spec,
     open_store,
     plan_to_submit,
@@ -24,7 +26,7 @@ from compiler.errors import UsageError
 
 @click.command("retry")
 @click.option("--failed", is_flag=True, help="Every node that failed or was lost.")
-@click.option("--cluster", metavar="PROFILE", help="Cluster profile: a name in specs/clusters, or a file.")
+@cluster_option
 @on_spec
 @click.argument("nodes", nargs=-1)
 @select_options
@@ -52,6 +54,7 @@ def command(
     named = (*nodes, *(["state:failed", "state:lost"] if failed else []), *selectors.select)
     if not named:
         raise UsageError("name the nodes to submit again, or say `--failed`")
+    go_to_login(spec, cluster)
     require_slurm()
     store = open_store(store_path)
     program = compile_(spec, overrides, store)

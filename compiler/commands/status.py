@@ -8,7 +8,9 @@ import click
 
 from compiler.commands.common import (
     Selectors,
+    cluster_option,
     compile_,
+    go_to_login,
     history_of,
     look_once,
     on_spec,
@@ -23,6 +25,7 @@ from compiler.errors import UsageError
 @click.option("--nodes", "every_node", is_flag=True, help="A line for every node, not for every stage.")
 @click.option("--watch", "-w", is_flag=True, help="Look again until nothing more happens by itself.")
 @click.option("--format", "form", type=click.Choice(("text", "json")), default="text", show_default=True)
+@cluster_option
 @on_spec
 @select_options
 def command(
@@ -32,19 +35,21 @@ def command(
     selectors: Selectors,
     every_node: bool,
     watch: bool,
+    cluster: str | None,
     form: str,
 ) -> None:
     """Tell how far an experiment is: done, running, queued, unknown, failed, lost, blocked.
 
     \b
     alignc status specs/quickstart.yaml
-    alignc status specs/quickstart.yaml --watch
+    alignc status specs/quickstart.yaml --watch --cluster mysite
     alignc status specs/quickstart.yaml --nodes --select 'state:failed|blocked'
     """
     from compiler.status import report, to_json, to_text
 
     if watch and (every_node or form == "json"):
         raise UsageError("`--watch` shows stages, nodes and logs: leave `--nodes` and `--format` out")
+    go_to_login(spec, cluster, copies=False)
     store = open_store(store_path)
     program = compile_(spec, overrides, store)
     selected = select_nodes(program, store, selectors)

@@ -7,7 +7,9 @@ import click
 from compiler.commands.common import (
     Selectors,
     asked_for,
+    cluster_option,
     compile_,
+    go_to_login,
     hold_promise,
     on_spec,
     open_store,
@@ -24,7 +26,7 @@ from compiler.commands.common import (
 
 
 @click.command("submit", short_help="Submit to Slurm what is neither done nor queued.")
-@click.option("--cluster", metavar="PROFILE", help="Cluster profile: a name in specs/clusters, or a file.")
+@cluster_option
 @on_spec
 @select_options
 def command(
@@ -35,11 +37,14 @@ def command(
     \b
     alignc submit specs/quickstart.yaml --cluster mysite --store /shared/me/store
     alignc submit specs/quickstart.yaml --cluster mysite --select state:failed
+    alignc submit specs/quickstart.yaml --cluster me@login.site.org
     alignc submit plan.json      what `alignc plan --out plan.json` showed, or nothing
     alignc status specs/quickstart.yaml --store /shared/me/store
     """
+    from compiler.promise import SUFFIX
     from compiler.submission import require_slurm
 
+    go_to_login(spec, cluster, copies=not spec.endswith(SUFFIX))  # a plan on file is on the host
     require_slurm()
     asked, promised = asked_for(spec, store_path, overrides, selectors, cluster)
     store = open_store(asked.store)
