@@ -152,22 +152,10 @@ def test_submissions_killed_at_random(slurm: Cluster, tmp_path: Path) -> None:
 def small(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A cluster that remembers six jobs at a time, and takes arrays of two."""
     limits = "MaxJobCount=7\nMaxArraySize=2\nMinJobAge=2\n"
-    yield from _own_cluster(tmp_path_factory, monkeypatch, ACCOUNTING="0", EXTRA=limits)
+    yield from own_cluster(tmp_path_factory, monkeypatch, ACCOUNTING="0", EXTRA=limits)
 
 
-@pytest.fixture
-def counted(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    """A cluster with accounting that enforces limits, and an account lab."""
-    if os.environ.get("ALIGNC_SLURM_ACCOUNTING") != "1":
-        pytest.skip("minutes of tests with slurmdbd and MariaDB: ask with ALIGNC_SLURM_ACCOUNTING=1")
-    enforce = "AccountingStorageEnforce=associations,limits,qos\n"
-    for cluster in _own_cluster(tmp_path_factory, monkeypatch, ACCOUNTING="1", EXTRA=enforce):
-        cluster.command("sacctmgr", "-i", "add", "account", "lab")
-        cluster.command("sacctmgr", "-i", "add", "user", "root", "account=lab")
-        yield cluster
-
-
-def _own_cluster(
+def own_cluster(
     factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, **knobs: str
 ) -> Iterator[Cluster]:
     folder = factory.mktemp("own")
@@ -193,48 +181,3 @@ def test_what_slurm_has_no_room_for_follows_by_itself(small: Cluster, tmp_path: 
         time.sleep(1)
     assert "one job" in alignc("submit", "light.yaml", "--store", "s", cwd=tmp_path)
     assert set(wait_for("light.yaml", "s", tmp_path, 400).values()) == {"done"}
-
-
-@pytest.mark.accounting
-@pytest.mark.parametrize("limit", [2, 3, 5])
-def test_waves_stay_below_the_limit_of_the_account(counted: Cluster, tmp_path: Path, limit: int) -> None:
-    (tmp_path / "light.yaml").write_text(LIGHT)
-    (tmp_path / "lab.yaml").write_text("account: lab\n")
-    counted.command("sacctmgr", "-i", "modify", "account", "lab", "set", f"maxsubmit={limit}")
-    words = ("submit", "light.yaml", "--store", "s", "--cluster", "lab.yaml")
-    told = alignc(*words, cwd=tmp_path)
-    assert f"MaxSubmitJobs of account lab is {limit}, and 0 are there" in told
-    assert "nothing to submit" in alignc(*words, cwd=tmp_path)
-    assert set(wait_for("light.yaml", "s", tmp_path, 300).values()) == {"done"}
-    log = (counted.folder / "slurmctld.log").read_text()
-    assert "MaxSubmitJob" not in log, "a limit was found by failing"
-
-
-@pytest.mark.accounting
-@pytest.mark.parametrize("limit", [2, 3])
-def test_a_second_experiment_waits_for_work_that_waits_for_room(
-    counted: Cluster, tmp_path: Path, limit: int
-) -> None:
-    (tmp_path / "light.yaml").write_text(LIGHT)
-    more = LIGHT.replace("experiment: light", "experiment: more").replace("[0, 1]", "[1, 2]")
-    (tmp_path / "more.yaml").write_text(more)
-    (tmp_path / "lab.yaml").write_text("account: lab\n")
-    counted.command("sacctmgr", "-i", "modify", "account", "lab", "set", f"maxsubmit={limit}")
-    for name in ("light", "more"):
-        alignc("submit", f"{name}.yaml", "--store", "s", "--cluster", "lab.yaml", cwd=tmp_path)
-    for name in ("light", "more"):
-        assert set(wait_for(f"{name}.yaml", "s", tmp_path, 300).values()) == {"done"}
-    tries = [path.read_text().count("== ") for path in (tmp_path / "s" / ".logs").glob("*.log")]
-    assert set(tries) == {1}
-
-
-@pytest.mark.accounting
-def test_no_room_at_all_is_told(counted: Cluster, tmp_path: Path) -> None:
-    (tmp_path / "light.yaml").write_text(LIGHT)
-    counted.command("sacctmgr", "-i", "modify", "account", "lab", "set", "maxsubmit=1")
-    counted.command("sbatch", "--account=lab", "--hold", "--output=/dev/null", "--wrap=true")
-    (tmp_path / "lab.yaml").write_text("account: lab\n")
-    words = ("submit", "light.yaml", "--store", "s", "--cluster", "lab.yaml")
-    told = alignc(*words, cwd=tmp_path, code=2)
-    assert "MaxSubmitJobs of account lab is 1, and 1 are there" in told and "submit again when" in told
-    assert "8 waiting" in alignc("status", "light.yaml", "--store", "s", cwd=tmp_path)

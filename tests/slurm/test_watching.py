@@ -102,30 +102,37 @@ def test_cancel_of_a_running_job(slurm: Cluster, spec: Path) -> None:
     assert slurm.command("squeue", "-h") == ""
 
 
-def test_jobs_that_slurm_has_forgotten_are_told_of(slurm: Cluster, spec: Path) -> None:
-    """Killed outright, and unseen until slurmctld had purged them."""
-    (spec / "slow.yaml").write_text("setup: ['kill -9 $$']\n")
-    alignc("submit", "light.yaml", "--store", "s", "--cluster", "slow.yaml", cwd=spec)
+def status_of_forgotten_jobs(slurm: Cluster, folder: Path, awaited: str) -> str:
+    """Status of light.yaml, its jobs killed outright, and unseen until slurmctld had purged them.
+
+    awaited: what it says at last; accounting learns of an end a moment later.
+    """
+    (folder / "killed.yaml").write_text("setup: ['kill -9 $$']\n")
+    alignc("submit", "light.yaml", "--store", "s", "--cluster", "killed.yaml", cwd=folder)
     deadline = time.monotonic() + 60
     while slurm.command("squeue", "-h"):
         assert time.monotonic() < deadline
         time.sleep(0.5)
-    fake = spec / "bin" / "squeue"  # MinJobAge cannot be waited for: an empty queue stands in
+    fake = folder / "bin" / "squeue"  # MinJobAge cannot be waited for: an empty queue stands in
     fake.parent.mkdir()
     fake.write_text("#!/bin/sh\n")
     fake.chmod(0o755)
-    records = list((spec / "s" / ".submissions").glob("*.json"))
+    records = list((folder / "s" / ".submissions").glob("*.json"))
+    assert len(records) == 5
     for path in records:
         told = json.loads(path.read_text())
         path.write_text(json.dumps({**told, "time": told["time"] - 90}))
-    path = f"{fake.parent}:{os.environ['PATH']}"
     words = ("status", "light.yaml", "--store", "s", "--nodes")
-    told = alignc(*words, cwd=spec, PATH=path)
-    assert len(records) == 5
-    if slurm.accounting:
-        assert "failed   prompts" in told and "it ended with an error (FAILED)" in told
-    else:
-        assert "unknown  prompts" in told and "left the queue" in told
+    while awaited not in (told := alignc(*words, cwd=folder, PATH=f"{fake.parent}:{os.environ['PATH']}")):
+        assert time.monotonic() < deadline, told
+        time.sleep(0.5)
+    return told
+
+
+def test_jobs_that_slurm_has_forgotten_are_told_of(slurm: Cluster, spec: Path) -> None:
+    phase = "failed   prompts" if slurm.accounting else "unknown  prompts"
+    told = status_of_forgotten_jobs(slurm, spec, phase)
+    assert ("it ended with an error (FAILED)" if slurm.accounting else "left the queue") in told
 
 
 def test_a_slurmctld_that_stops_and_comes_back(slurm: Cluster, spec: Path) -> None:
