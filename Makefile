@@ -35,7 +35,7 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint smollm2
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

@@ -120,7 +120,7 @@ AutoDetect=off
 NodeName=n[1-$NODES] Name=gpu Type=a100 File=$CLUSTER/dev/gpu[0-$((GPUS - 1))]
 EOF
   # MASTER_ADDR from `scontrol show hostnames` must resolve
-  grep -qF "$MARK" /etc/hosts || echo "127.0.0.1 $(seq -s' ' -f 'n%g' "$NODES") $MARK" >> /etc/hosts
+  ( flock 9; grep -qF "$MARK" /etc/hosts || echo "127.0.0.1 $(seq -s' ' -f 'n%g' "$NODES") $MARK" >&9 ) 9>> /etc/hosts
 }
 
 accounting_conf() { # PORT of slurmdbd: its lines of slurm.conf, and slurmdbd.conf
@@ -229,7 +229,7 @@ down() {
   done < "$PIDS"
   while read -r n p s; do stop "$n" "$p" "$s"; done < <(tac "$PIDS")
   rm -f "$PIDS"
-  grep -vF "$MARK" /etc/hosts > "$CLUSTER/hosts"; cat "$CLUSTER/hosts" > /etc/hosts
+  ( flock 9; grep -vF "$MARK" /etc/hosts > "$CLUSTER/hosts"; cat "$CLUSTER/hosts" > /etc/hosts ) 9>> /etc/hosts
   log "down"
 }
 
