@@ -90,6 +90,11 @@ class Look:
     problem: str = ""
     answered: float = 0.0
 
+    @property
+    def queued(self) -> dict[str, Queued]:
+        """What is in the queue."""
+        return {key: task for key, task in self.tasks.items() if task.live}
+
 
 # ---------------------------------------------------------------- asking
 
@@ -259,22 +264,17 @@ def look(store: Store) -> Look:
     return Look(_by_key(records, memory.tasks), "", now)
 
 
-def queue(store: Store) -> dict[str, Queued]:
-    """Recipe key -> its task, for everything that is in the queue now; empty where there is no squeue.
+def look_now(store: Store) -> Look:
+    """A look at the queue of this moment; an empty one where there is no squeue.
 
     Raises UsageError where Slurm does not answer: nobody must submit on what it said long ago.
     """
     if shutil.which("squeue") is None:
-        return {}
+        return Look()
     seen = look(store)
     if seen.problem:
         raise UsageError(seen.problem)
-    return live(seen)
-
-
-def live(seen: Look) -> dict[str, Queued]:
-    """What is in the queue, as a look tells."""
-    return {key: task for key, task in seen.tasks.items() if task.live}
+    return seen
 
 
 def remember_cancelled(store: Store, slurm_ids: Iterable[str]) -> None:

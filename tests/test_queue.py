@@ -14,7 +14,7 @@ import pytest
 
 from compiler.errors import UsageError
 from compiler.program import Program
-from compiler.queue import GRACE_S, KEEP_S, look, queue, submissions
+from compiler.queue import GRACE_S, KEEP_S, look, look_now, submissions
 from compiler.reasons import waits
 from compiler.status import SILENT_S, NodeState, node_states, report, to_text
 from runtime.files import write_json
@@ -148,7 +148,7 @@ def test_an_outage_leaves_what_was_said_last_for_a_while(fake: FakeSlurm) -> Non
     shown = report(fake.program, fake.store, look(fake.store))
     assert "Unable to contact slurm controller" in to_text(shown, every_node=False)
     with pytest.raises(UsageError, match="Unable to contact"):
-        queue(fake.store)  # nobody submits on old news
+        look_now(fake.store)  # nobody submits on old news
     fake.later(SILENT_S)
     told = fake.status()
     assert told["wrong[seed=1]"].phase == "unknown" and "was queued" in told["wrong[seed=1]"].detail
@@ -161,7 +161,7 @@ def test_without_squeue_what_was_submitted_is_queued(fake: FakeSlurm) -> None:
     fake.monkeypatch.setenv("PATH", str(fake.folder))
     told = fake.status()["prompts"]
     assert told.phase == "queued" and "(Slurm never answered)" in told.detail
-    assert queue(fake.store) == {}
+    assert look_now(fake.store).queued == {}
 
 
 def test_what_left_the_queue_without_a_trace_is_unknown_then_lost(fake: FakeSlurm) -> None:
@@ -175,7 +175,7 @@ def test_what_left_the_queue_without_a_trace_is_unknown_then_lost(fake: FakeSlur
     told = fake.status()
     assert told["prompts"].phase == "lost" and "`alignc retry`" in told["prompts"].detail
     assert told["right"].phase == "blocked"
-    assert queue(fake.store) == {}  # so that it may be submitted again
+    assert look_now(fake.store).queued == {}  # so that it may be submitted again
     fake.submitted("prompts", id_="8", token="bb")
     fake.says("squeue", fake.row(None, "PENDING", id=8, token="bb"))
     assert fake.status()["prompts"].slurm_id == "8"
