@@ -10,7 +10,7 @@ from compiler.cluster import Profile
 from compiler.failures import failure_of
 from compiler.graph import Graph, Node
 from compiler.program import Program
-from compiler.queue import NEW, Queued
+from compiler.queue import NEW, Queued, told_of
 from runtime.again import limits_of, micro_batch, read_again
 from runtime.claims import last_node
 from runtime.kinds import REPEATS, Kind
@@ -83,8 +83,7 @@ def _answer(
     force: bool,
 ) -> Again:
     """What the next try of a node has. Raises UsedUp."""
-    slurm_id, state = (task.slurm_id, task.state) if task is not None else ("", "")
-    failure = failure_of(store, asked, slurm_id=slurm_id, state=state)
+    failure = failure_of(store, asked, **told_of(task))
     of = failure.time or (task.submitted if task is not None else 0.0)
     if of and of == before.of:  # that try was prepared, and did not come about
         return before

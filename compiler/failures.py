@@ -124,10 +124,11 @@ def _last_try(store: Store, key: str) -> float:
     return time.mktime(time.strptime(begun[-1], "%Y-%m-%d %H:%M:%S")) if begun else 0.0
 
 
-def failure_of(store: Store, key: str, *, slurm_id: str = "", state: str = "") -> Failure:
+def failure_of(store: Store, key: str, *, slurm_id: str = "", state: str = "", since: float = 0.0) -> Failure:
     """Why the last try of a job made nothing, as far as its files and Slurm's word tell.
 
-    key: the one that its log is named by. slurm_id: `12` or `12_3`, to find its output by.
+    key: the one that its log is named by. slurm_id: `12` or `12_3`, to find its output by. since: records
+    from before then are of an earlier submission (seconds since 1970).
     """
     record: dict[str, Any] | None
     try:
@@ -135,7 +136,7 @@ def failure_of(store: Store, key: str, *, slurm_id: str = "", state: str = "") -
     except (OSError, ValueError):
         record = None
     begun = _last_try(store, key)
-    if record is not None and record.get("time", 0.0) < begun:
+    if record is not None and record.get("time", 0.0) < max(begun, since):
         record = None  # of an earlier try: this one was killed outright
     output = "" if record is not None and kind_said(record) else _output(store, slurm_id)
     kind, told = kind_of(record, state=state, output=output), record or {}

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from compiler.errors import UsageError
 from runtime.files import canonical, read_json, write_atomic
@@ -73,6 +73,22 @@ class Queued:
     def awaited(self) -> bool:
         """Whether it may still work, or have a seal on its way."""
         return self.state not in ENDED and (self.state != MISSING or time.time() - self.since < GRACE_S)
+
+
+class Told(TypedDict, total=False):
+    """What Slurm tells of a failure, as `failure_of` takes it."""
+
+    slurm_id: str
+    state: str
+    since: float
+
+
+def told_of(task: Queued | None) -> Told:
+    """What Slurm tells of how a task ended; nothing where there is none."""
+    if task is None:
+        return {}
+    state = "" if task.state == MISSING else task.state
+    return {"slurm_id": task.slurm_id, "state": state, "since": task.submitted - CLOCKS_S}
 
 
 Tasks = dict[int, Queued]  # index in its array -> task

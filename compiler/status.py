@@ -21,7 +21,7 @@ from compiler.failures import failure_of, kind_of
 from compiler.identify import Identity
 from compiler.plan import State
 from compiler.program import Program
-from compiler.queue import CLOCKS_S, GRACE_S, MISSING, NEW, Look, Queued
+from compiler.queue import CLOCKS_S, GRACE_S, MISSING, NEW, Look, Queued, told_of
 from compiler.reasons import ends, waits
 from compiler.survey import survey
 from runtime.again import read_again
@@ -116,13 +116,13 @@ def _requeued(store: Store, key: str, task: Queued | None) -> bool:
 
 def _why_failed(store: Store, identity: Identity, task: Queued | None) -> str:
     """What happened to a job that failed, and what to do."""
-    slurm_id, state = (task.slurm_id, task.state) if task is not None else ("", "")
-    failure = failure_of(store, identity.asked, slurm_id=slurm_id, state=state)
+    failure = failure_of(store, identity.asked, **told_of(task))
     if failure.message:
         told = f"{failure.words}: {failure.line}"
     else:
+        state = task.state if task is not None else ""
         how = ends(state) if failure.kind is kind_of(None, state=state) else failure.words
-        told = f"Slurm job {slurm_id}: {how} ({state})"
+        told = f"Slurm job {task.slurm_id}: {how} ({state})" if task is not None else failure.words
     again = read_again(store, identity.asked)
     tried = again.tries.get(failure.kind.value, 0)
     if not again.used_up(failure.kind):

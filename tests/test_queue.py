@@ -199,12 +199,12 @@ def test_a_failure_of_before_the_submission_does_not_count(fake: FakeSlurm) -> N
     key = fake.program.keys[0]
     failure = {"message": "old", "outcome": "failed", "time": NOW - 3600}
     write_json(fake.store.failure(key), failure)
-    assert fake.status()["prompts"].detail == "old"
+    assert fake.status()["prompts"].detail.startswith("raised an error: old; read the traceback")
     fake.submitted("prompts")
     fake.says("squeue", fake.row(None, "NODE_FAIL"))
     assert fake.status()["prompts"].detail.startswith("Slurm job 7: its node failed")
     write_json(fake.store.failure(key), {**failure, "message": "new", "time": NOW + 5})
-    assert fake.status()["prompts"].detail == "new"
+    assert fake.status()["prompts"].detail.startswith("raised an error: new")
 
 
 def test_accounting_tells_of_the_submission_and_not_of_another_with_its_id(fake: FakeSlurm) -> None:
