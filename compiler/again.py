@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cache
+from typing import Any
 
 from compiler.cluster import Profile
+from compiler.describe import description_path
 from compiler.failures import failure_of
 from compiler.graph import Graph, Node
 from compiler.program import Program
 from compiler.queue import NEW, Queued, told_of
-from runtime.again import limits_of, micro_batch, read_again
+from runtime.again import had_last, limits_of, micro_batch, read_again
 from runtime.claims import last_node
+from runtime.files import read_json
 from runtime.kinds import REPEATS, Kind
-from runtime.policy import Again, Asked, Most, UsedUp, answer
+from runtime.policy import Again, Asked, UsedUp, answer
 from runtime.store import Store
 
 
@@ -45,11 +48,10 @@ def answers(
     for another try; nothing is held back, and counting begins anew.
     """
     failures, working = store.failures(), store.working()
-    most = cache(limits_of)
     again: dict[str, Again] = {}
     why: dict[str, str] = {}
     held: dict[str, str] = {}
-    for node, identity in zip(program.graph.nodes, program.identities, strict=True):
+    for index, identity in enumerate(program.identities):
         key, asked = identity.key, identity.asked
         task = tasks.get(key) or tasks.get(asked)
         ended = task is not None and task.state not in (NEW, "COMPLETED")
@@ -59,10 +61,9 @@ def answers(
         before = replace(before, tries={}) if force else before
         if ended or asked in failures:
             try:
-                made = _answer(store, node, asked, task, before, profile, most, force=force)
-                before = made
-                if made.of:
-                    why[key] = made.why
+                before = _answer(program, store, index, task, before, profile, force=force)
+                if before.of:
+                    why[key] = before.why
             except UsedUp as error:
                 if not force:
                     held[key] = f"{error}; `alignc retry` submits it all the same"
@@ -72,18 +73,18 @@ def answers(
 
 
 def _answer(
+    program: Program,
     store: Store,
-    node: Node,
-    asked: str,
+    index: int,
     task: Queued | None,
     before: Again,
     profile: Profile,
-    most: Callable[[str | None], Most],
     *,
     force: bool,
 ) -> Again:
-    """What the next try of a node has. Raises UsedUp."""
-    failure = failure_of(store, asked, **told_of(task))
+    """What the next try of a node has; `of` is 0 where that is no answer to a failure. Raises UsedUp."""
+    node, identity = program.graph.nodes[index], program.identities[index]
+    failure = failure_of(store, identity.asked, **told_of(task))
     of = failure.time or (task.submitted if task is not None else 0.0)
     if of and of == before.of:  # that try was prepared, and did not come about
         return before
@@ -92,15 +93,28 @@ def _answer(
     rule = profile.retry.rule(failure.kind)
     if rule is None:
         return replace(before, of=0.0)
-    resources = node.resources
+    had = had_last(_described(store, program, index), before, last_node(store.claim_folder(identity.asked)))
+    if _given_more(node, had):
+        return replace(before, tries={}, of=0.0)
+    most = limits_of(node.resources.partition or profile.partition)
+    return answer(rule, failure.kind, had, before, of=of, most=most)
+
+
+def _described(store: Store, program: Program, index: int) -> Mapping[str, Any]:
+    """How a node was described when it was submitted last; as it is now, where nobody knows."""
+    node, identity = program.graph.nodes[index], program.identities[index]
+    for key in (identity.key, identity.asked):
+        with suppress(OSError, ValueError):
+            described: dict[str, Any] = read_json(description_path(store, program, key))
+            return described
+    return {"config": node.config.model_dump(), "resources": node.resources.model_dump()}
+
+
+def _given_more(node: Node, had: Asked) -> bool:
+    """Whether the spec gives a node more than its last try had: a person has looked."""
     size = micro_batch(node.config.model_dump(include={"micro_batch", "batch_size", "parallel"}))
-    had = Asked(
-        max(resources.memory_gb, before.memory_gb),
-        max(resources.minutes, before.minutes),
-        size and (before.micro_batch or size),
-        last_node(store.claim_folder(asked)),
-    )
-    return answer(rule, failure.kind, had, before, of=of, most=most(resources.partition or profile.partition))
+    smaller = size is not None and had.micro_batch is not None and size < had.micro_batch
+    return smaller or node.resources.memory_gb > had.memory_gb or node.resources.minutes > had.minutes
 
 
 def with_asks(program: Program, again: Mapping[str, Again]) -> Program:

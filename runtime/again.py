@@ -17,6 +17,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from typing import Any
 
 from runtime.files import read_json, write_json
@@ -53,8 +54,9 @@ def adjusted(store: Store, description: Mapping[str, Any]) -> Mapping[str, Any]:
     if not again.why:
         return description
     config = dict(description["config"])
-    if again.micro_batch and micro_batch(config) is not None:
-        config["micro_batch"] = again.micro_batch
+    size = micro_batch(config)
+    if size is not None and again.micro_batch:
+        config["micro_batch"] = min(size, again.micro_batch)
     return {**description, "config": config, "again": asdict(again)}
 
 
@@ -67,6 +69,16 @@ def micro_batch(config: Mapping[str, Any]) -> int | None:
     return size
 
 
+def had_last(description: Mapping[str, Any], before: Again, node: str) -> Asked:
+    """What the last try of a described job had, on the Slurm node where it was."""
+    resources, size = description["resources"], micro_batch(description["config"])
+    if size is not None and before.micro_batch:
+        size = min(size, before.micro_batch)
+    memory_gb = max(resources["memory_gb"], before.memory_gb)
+    return Asked(memory_gb, max(resources["minutes"], before.minutes), size, node)
+
+
+@cache
 def limits_of(partition: str | None) -> Most:
     """What a partition gives to one job; None: any partition."""
     told = ask("sinfo", "--noheader", "--format=%m;%l", *([f"--partition={partition}"] if partition else []))
@@ -108,8 +120,9 @@ def take_again(store: Store, descriptions: Sequence[Mapping[str, Any]]) -> bool:
         return False
     before = read_again(store, key)
     most = limits_of(os.environ.get("SLURM_JOB_PARTITION"))
+    had = had_last(descriptions[0], before, os.environ.get("SLURMD_NODENAME", ""))
     try:
-        again = answer(rule, kind, _had(descriptions[0], before), before, of=record["time"], most=most)
+        again = answer(rule, kind, had, before, of=record["time"], most=most)
     except UsedUp as error:
         tell(store, key, str(error))
         return False
@@ -132,17 +145,6 @@ def policy_here() -> Policy:
 def _asked(description: Mapping[str, Any]) -> str:
     key: str = description.get("asked", description["key"])
     return key
-
-
-def _had(description: Mapping[str, Any], before: Again) -> Asked:
-    resources = description["resources"]
-    size = micro_batch(description["config"])
-    return Asked(
-        max(resources["memory_gb"], before.memory_gb),
-        max(resources["minutes"], before.minutes),
-        size and (before.micro_batch or size),
-        os.environ.get("SLURMD_NODENAME", ""),
-    )
 
 
 def _ask_for(store: Store, key: str, task: str, again: Again) -> bool:

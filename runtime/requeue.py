@@ -51,7 +51,7 @@ def take_another_turn(store: Store, description: Mapping[str, Any], *, further: 
     idle = idle_turns(store, key, further=further)
     if idle >= IDLE_TURNS:
         (store.work(key) / TURNS).unlink(missing_ok=True)  # whoever submits again means it
-        tell(store, key, f"{idle} turns in a row got no further, so it was not requeued", idle=idle)
+        tell(store, key, f"{idle} turns in a row got no further", idle=idle)
         return False
     return requeue(store, key, task)
 

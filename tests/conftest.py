@@ -110,7 +110,8 @@ class Cluster:
         return done.stdout.strip()
 
 
-def _cluster_script(word: str, folder: Path, **knobs: str) -> None:
+def run_cluster(word: str, folder: Path, **knobs: str) -> None:
+    """Run `tests/slurm/cluster.sh`; `knobs` are its environment."""
     environment = {**os.environ, "CLUSTER": str(folder), **knobs}
     log = folder / "cluster.log"  # a file, not a pipe: the daemons keep it open
     with log.open("a") as out:
@@ -133,10 +134,10 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
     folder = tmp_path_factory.mktemp("slurm")
     knobs = {"NODES": "4", "ACCOUNTING": str(int(accounting)), "OWNER": str(os.getpid())}
     try:
-        _cluster_script("up", folder, **knobs)
+        run_cluster("up", folder, **knobs)
         yield Cluster(folder, 4, accounting)
     finally:
-        _cluster_script("down", folder)
+        run_cluster("down", folder)
 
 
 @pytest.fixture

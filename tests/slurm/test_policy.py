@@ -1,4 +1,4 @@
-"""The policy of a profile on a real cluster: failed jobs try again by themselves, and with the next submit."""
+"""The policy of a profile on a real cluster: failed jobs are tried again."""
 
 from __future__ import annotations
 
