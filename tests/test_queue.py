@@ -6,6 +6,7 @@ looks at a real cluster.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,10 @@ from compiler.program import Program
 from compiler.queue import GRACE_S, KEEP_S, look, look_now, submissions
 from compiler.reasons import waits
 from compiler.status import SILENT_S, NodeState, node_states, report, to_text
+from runtime.again import write_again
+from runtime.claims import owner_record
 from runtime.files import write_json
+from runtime.policy import Again
 from runtime.store import Store
 from tests.compiler.specs import compile_text
 from tests.specs import LIGHT
@@ -205,6 +209,22 @@ def test_a_failure_of_before_the_submission_does_not_count(fake: FakeSlurm) -> N
     assert fake.status()["prompts"].detail.startswith("Slurm job 7: its node failed")
     write_json(fake.store.failure(key), {**failure, "message": "new", "time": NOW + 5})
     assert fake.status()["prompts"].detail.startswith("raised an error: new")
+
+
+def test_a_task_that_slurm_took_back_from_a_dead_node_is_queued(fake: FakeSlurm) -> None:
+    """Its claim looks alive for minutes, since nobody here can see that the process has gone."""
+    fake.submitted("prompts")
+    key = fake.program.keys[0]
+    claim = fake.store.claim_folder(key) / "1"
+    write_json(claim, {**owner_record(), "host": "n1", "task": "7"})
+    os.utime(claim, (NOW, NOW))
+    fake.says("squeue", fake.row(None, "RUNNING"))
+    assert fake.status()["prompts"].detail.startswith("at work on n1")
+    write_again(fake.store, key, Again(why="again with 64 GB: ran out of memory with 32"))
+    fake.says("squeue", fake.row(None, "PENDING", "BeginTime"))
+    told = fake.status()["prompts"]
+    assert told.phase == "queued"
+    assert told.detail.endswith("after a requeue; again with 64 GB: ran out of memory with 32")
 
 
 def test_accounting_tells_of_the_submission_and_not_of_another_with_its_id(fake: FakeSlurm) -> None:
