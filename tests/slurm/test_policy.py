@@ -18,13 +18,15 @@ pytestmark = pytest.mark.slurm
 
 SPEC = """\
 experiment: frail
+axes: {size: [1, 8]}
 stages:
   hungry: {kind: frail, needs_mb: 300, resources: {memory_gb: 0.2, minutes: 5}}
-  wide: {kind: frail, fits: 2, resources: {memory_gb: 0.2, minutes: 5}}
+  calm: {kind: frail, source: hungry, resources: {memory_gb: 0.2, minutes: 5}}
+  wide: {kind: frail, fits: 2, batch_size: "${size}", resources: {memory_gb: 0.2, minutes: 5}}
+  after: {kind: frail, source: wide, resources: {memory_gb: 0.2, minutes: 5}}
   broken: {kind: frail, breaks: true, resources: {memory_gb: 0.2, minutes: 5}}
+  beside: {kind: frail, source: broken, resources: {memory_gb: 0.2, minutes: 5}}
   hog: {kind: frail, takes_mb: 500, resources: {memory_gb: 0.4, minutes: 5}}
-  after: {kind: frail, batch_size: 1, source: hungry, resources: {memory_gb: 0.2, minutes: 5}}
-  beside: {kind: frail, batch_size: 2, source: broken, resources: {memory_gb: 0.2, minutes: 5}}
 """
 PROFILE = """\
 retry:
@@ -50,23 +52,23 @@ def test_failed_jobs_are_tried_again_as_the_profile_says(
     (tmp_path / "frail.yaml").write_text(SPEC)
     (tmp_path / "site.yaml").write_text(PROFILE)
     store = tmp_path / "s"
-    assert submit(tmp_path).count("submitted frail.") == 6
+    assert submit(tmp_path).count("submitted frail.") == 7
     seen: dict[str, set[str]] = {}
     deadline = time.monotonic() + 120
-    while not (told(tmp_path)["after"].startswith("done") and told(tmp_path)["wide"].startswith("done")):
+    while not told(tmp_path)["after[size=8]"].startswith("done"):
         assert time.monotonic() < deadline, told(tmp_path)
         for node, text in told(tmp_path).items():
             seen.setdefault(node, set()).add(text)
         time.sleep(1)
     made = {m["id"]: m for m in map(read_json, store.glob("frail/*/manifest.json"))}
-    # More memory for the same Slurm job, while what reads it waited.
+    # More memory for the same Slurm job, while what reads it waited: also by aftercorr, task by task.
     assert any("again with 0.4 GB" in text for text in seen["hungry"]), seen["hungry"]
-    assert not any("blocked" in text for text in seen["after"])
+    assert not any("blocked" in text for node in made for text in seen[node]), seen
     assert made["hungry"]["again"]["tries"] == {"out_of_memory": 1}
-    assert made["hungry"]["environment"]["slurm_job"]
     # Smaller micro-batches, on record.
-    assert made["wide"]["config"]["micro_batch"] == made["wide"]["again"]["micro_batch"] == 2
-    assert made["wide"]["again"]["tries"] == {"out_of_gpu_memory": 2}
+    wide = made["wide[size=8]"]
+    assert wide["config"]["micro_batch"] == wide["again"]["micro_batch"] == 2
+    assert wide["again"]["tries"] == {"out_of_gpu_memory": 2} and "again" not in made["wide[size=1]"]
     # The same traceback three times is the end.
     phases = wait_for("frail.yaml", "s", tmp_path)
     assert (phases["broken"], phases["beside"], phases["hog"]) == ("failed", "blocked", "failed")
