@@ -101,10 +101,10 @@ def _minutes(limit: str) -> float:
 # ---------------------------------------------------------------- in a job
 
 
-def take_again(store: Store, descriptions: Sequence[Mapping[str, Any]]) -> bool:
+def take_again(store: Store, descriptions: Sequence[Mapping[str, Any]], *, since: float) -> bool:
     """Requeue the task of this process as the policy says; the first of what it has left to do failed.
 
-    Returns whether Slurm agreed. Else the failure record says why not, where the policy is about it.
+    since: when that began (seconds since 1970). Returns whether Slurm agreed. Else the failure record says why not, where the policy is about it.
     """
     task, policy = slurm_id(), policy_here()
     key = _asked(descriptions[0])
@@ -114,7 +114,7 @@ def take_again(store: Store, descriptions: Sequence[Mapping[str, Any]]) -> bool:
         return False
     kind = kind_said(record)
     rule = policy.rule(kind) if kind else None
-    if task is None or kind is None or rule is None:
+    if task is None or kind is None or rule is None or record["time"] < since:
         return False
     if kind is Kind.EXCEPTION and record.get("repeats", 1) >= REPEATS:
         return False

@@ -79,14 +79,15 @@ def main() -> None:
     names = read_json(path)["tasks"][index]
     for number, name in enumerate(names):
         description = read_json(path.parent / name)
-        made = store.locate(description["kind"], description["key"]) is not None
+        made, begun = store.locate(description["kind"], description["key"]) is not None, time.time()
         if HEARD:
             outcome = Interrupted(HEARD[0]).outcome
         else:
             outcome = run_description(str(store.root), str(path.parent / name))
         requeued = outcome is Outcome.WARNED and take_another_turn(store, description, further=further)
         if outcome in (Outcome.WARNED, Outcome.FAILED) and not requeued:
-            take_again(store, [description, *(read_json(path.parent / n) for n in names[number + 1 :])])
+            left = [description, *(read_json(path.parent / n) for n in names[number + 1 :])]
+            take_again(store, left, since=begun)
         if outcome is not Outcome.SEALED:
             sys.exit(outcome)
         further = further or not made

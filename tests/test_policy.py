@@ -188,7 +188,7 @@ def calls(store: Store) -> list[str]:
 
 
 def test_a_job_requeues_itself_and_asks_for_what_it_needs(store: Store, failed: list[dict[str, Any]]) -> None:
-    assert take_again(store, failed)
+    assert take_again(store, failed, since=6.0)
     assert calls(store) == ["scontrol requeue 7", "scontrol update JobId=7 ExcNodeList=n2"]
     told = adjusted(store, failed[0])
     assert told["config"]["micro_batch"] == 4 and told["again"]["tries"] == {"out_of_gpu_memory": 1}
@@ -200,7 +200,7 @@ def test_a_job_requeues_itself_and_asks_for_what_it_needs(store: Store, failed: 
         "micro_batch": 2,
         "batch_size": 8,
     }
-    assert not take_again(store, failed)  # once was allowed
+    assert not take_again(store, failed, since=6.0)  # once was allowed
     assert "was tried again 1 time" in read_json(store.failure("k"))["message"]
 
 
@@ -208,7 +208,7 @@ def test_what_slurm_refuses_is_told_and_not_run(
     store: Store, failed: list[dict[str, Any]], bin_: Path
 ) -> None:
     script(bin_, "scontrol", 'echo scontrol "$@" >> ' + f'{store.root.parent}/calls; test "$1" = requeue')
-    assert not take_again(store, failed)
+    assert not take_again(store, failed, since=6.0)
     assert calls(store)[-1] == "scancel 7"
     assert "Slurm refused ExcNodeList=n2" in read_json(store.failure("k"))["message"]
 
@@ -220,6 +220,7 @@ def test_what_slurm_refuses_is_told_and_not_run(
         (policy(Kind.EXCEPTION, {"times": 9}).model_dump_json(), {"message": "KeyError", "repeats": 3}),
         (policy(Kind.MEMORY, {}).model_dump_json(), {"message": "KeyError"}),
         (policy(Kind.EXCEPTION, {}).model_dump_json(), {"outcome": "interrupted"}),
+        (policy(Kind.GPU_MEMORY, {}).model_dump_json(), {"time": 5.0}),  # of an earlier try
     ],
 )
 def test_other_failures_are_left_alone(
@@ -231,7 +232,7 @@ def test_other_failures_are_left_alone(
 ) -> None:
     write_json(store.failure("k"), {**read_json(store.failure("k")), **record})
     monkeypatch.setenv(module.VARIABLE, variable)
-    assert not take_again(store, failed)
+    assert not take_again(store, failed, since=6.0)
     assert calls(store) == []
 
 
