@@ -68,7 +68,7 @@ def answers(
                 if not force:
                     held[key] = f"{error}; `alignc retry` submits it all the same"
         if before.why:
-            again[key] = before
+            again[key] = replace(before, tries={}) if force else before
     return Answers(again, why, held)
 
 

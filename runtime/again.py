@@ -104,7 +104,8 @@ def _minutes(limit: str) -> float:
 def take_again(store: Store, descriptions: Sequence[Mapping[str, Any]], *, since: float) -> bool:
     """Requeue the task of this process as the policy says; the first of what it has left to do failed.
 
-    since: when that began (seconds since 1970). Returns whether Slurm agreed. Else the failure record says why not, where the policy is about it.
+    since: when that began (seconds since 1970). Returns whether Slurm agreed. Else the failure record says
+    why not, where the policy is about it.
     """
     task, policy = slurm_id(), policy_here()
     key = _asked(descriptions[0])

@@ -348,17 +348,26 @@ def plan_to_submit(
 def submit_plan(made: Plan, store: Store, profile: Profile) -> None:
     """Submit a plan that was looked through, and say what was submitted."""
     from compiler import submission
-    from runtime.again import write_again
 
-    for index in made.to_run() if made.again else ():
-        step, identity = made.steps[index], made.program.identities[index]
-        if step.key in made.again:
-            click.echo(f"{step.node.id}: {step.why}")
-            write_again(store, identity.asked, made.again[step.key])
-
+    if made.again:
+        _keep_tries(made, store)
     for done in submission.submit(made, profile, store):
         tell_submitted(done)
     tell_blocked(made, "submitted")
+
+
+def _keep_tries(made: Plan, store: Store) -> None:
+    """Keep what the next tries of failed nodes have, and tell it."""
+    from runtime.again import write_again
+
+    told: dict[str, list[str]] = {}
+    for index in made.to_run():
+        step, identity = made.steps[index], made.program.identities[index]
+        if step.key in made.again:
+            told.setdefault(step.why, []).append(step.node.id)
+            write_again(store, identity.asked, made.again[step.key])
+    for why, ids in told.items():
+        click.echo(f"{ids[0]}{f' and {len(ids) - 1} more' if len(ids) > 1 else ''}: {why}")
 
 
 def tell_submitted(done: Made) -> None:
