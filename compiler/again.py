@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Any
 
 from compiler.cluster import Profile
@@ -17,7 +18,7 @@ from runtime.again import had_last, limits_of, micro_batch, read_again
 from runtime.claims import last_node
 from runtime.files import read_json
 from runtime.kinds import REPEATS, Kind
-from runtime.policy import Again, Asked, UsedUp, answer
+from runtime.policy import Again, Asked, Most, UsedUp, answer
 from runtime.store import Store
 
 
@@ -96,8 +97,16 @@ def _answer(
     had = had_last(_described(store, program, index), before, last_node(store.claim_folder(identity.asked)))
     if _given_more(node, had):
         return replace(before, tries={}, of=0.0)
-    most = limits_of(node.resources.partition or profile.partition)
+    most = _most(node.resources.partition or profile.partition, profile)
     return answer(rule, failure.kind, had, before, of=of, most=most)
+
+
+def _most(name: str | None, profile: Profile) -> Most:
+    """What a partition gives to one job, as Slurm and the profile tell."""
+    most, said = limits_of(name), profile.partitions.get(name or "")
+    if said is None:
+        return most
+    return Most(min(most.memory_gb, said.memory_gb or inf), min(most.minutes, said.max_minutes or inf))
 
 
 def _described(store: Store, program: Program, index: int) -> Mapping[str, Any]:

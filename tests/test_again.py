@@ -177,3 +177,13 @@ def test_jobs_know_the_policy_where_one_was_asked_for(world: World) -> None:
     text = make_script(made, made.jobs[0], world.profile, world.store).text
     assert 'export ALIGNC_RETRY=\'{"out_of_memory":{"times":1,' in text
     assert "ALIGNC_RETRY" not in make_script(made, made.jobs[0], Profile.model_validate({}), world.store).text
+
+
+def test_no_more_than_its_partition_has(world: World) -> None:
+    told = {"partition": "small", "partitions": {"small": {"memory_gb": 6}}}
+    world.profile = Profile.model_validate({**told, "retry": {"out_of_memory": {"times": 2}}})
+    world.submit()
+    world.failed("MemoryError: ")
+    assert world.submit() and world.step() == ("run", "again with 6 GB: ran out of memory with 4")
+    world.failed("MemoryError: ")
+    assert world.step()[1].startswith("ran out of memory with 6 GB, and may have no more")
