@@ -110,8 +110,7 @@ class Cluster:
         return done.stdout.strip()
 
 
-def run_cluster(word: str, folder: Path, **knobs: str) -> None:
-    """Run `tests/slurm/cluster.sh`; `knobs` are its environment."""
+def _cluster_script(word: str, folder: Path, **knobs: str) -> None:
     environment = {**os.environ, "CLUSTER": str(folder), **knobs}
     log = folder / "cluster.log"  # a file, not a pipe: the daemons keep it open
     with log.open("a") as out:
@@ -134,10 +133,10 @@ def slurm_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
     folder = tmp_path_factory.mktemp("slurm")
     knobs = {"NODES": "4", "ACCOUNTING": str(int(accounting)), "OWNER": str(os.getpid())}
     try:
-        run_cluster("up", folder, **knobs)
+        _cluster_script("up", folder, **knobs)
         yield Cluster(folder, 4, accounting)
     finally:
-        run_cluster("down", folder)
+        _cluster_script("down", folder)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import start
-from tests.conftest import Cluster, run_cluster
+from tests.conftest import Cluster, _cluster_script
 from tests.slurm.test_stops import PROFILE, Study, held, until
 from tests.slurm.test_submit import status
 
@@ -24,11 +24,11 @@ def own(tmp_path: Path, slurm: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iter
     folder = tmp_path / "cluster"
     folder.mkdir()
     try:
-        run_cluster("up", folder, NODES="2", OWNER=str(os.getpid()), EXTRA="SlurmdTimeout=5")
+        _cluster_script("up", folder, NODES="2", OWNER=str(os.getpid()), EXTRA="SlurmdTimeout=5")
         monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
         yield Cluster(folder, 2, accounting=False)
     finally:
-        run_cluster("down", folder)
+        _cluster_script("down", folder)
 
 
 def parent(pid: int) -> int:
