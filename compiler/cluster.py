@@ -14,6 +14,7 @@ from compiler.source import parse
 from compiler.validate import validate
 from runtime.fields import Frozen
 from runtime.known import one_of
+from runtime.policy import UNASKED, Policy
 from runtime.stage import kind_names
 
 PROFILES = Path("~/.config/alignc/clusters")
@@ -172,6 +173,9 @@ class Profile(Frozen):
         le=65535,
         description="seconds before the time limit at which a job is told to save its state and take "
         "another turn; a quarter of the limit at most",
+    )
+    retry: Policy = Field(
+        UNASKED, description="what is tried again by itself, by the kind of its failure; see docs/slurm.md"
     )
     options: list[str] = Field(default_factory=list, description="more `#SBATCH` options, as written")
     login: Login | None = Field(None, description="login host, to work from a machine without Slurm")

@@ -11,39 +11,17 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from runtime.files import read_json
+from runtime.kinds import REPEATS, WORDS, Kind, first, kind_said
 from runtime.store import Store
 
 TAIL_BYTES = 1 << 20
-REPEATS = 3  # as often as this the same traceback, and another try is of no use
 
-
-class Kind(StrEnum):
-    """How a job ended that made nothing."""
-
-    REFUSED = "refused"
-    BLOCKED = "blocked"
-    EXCEPTION = "exception"
-    MEMORY = "out_of_memory"
-    GPU_MEMORY = "out_of_gpu_memory"
-    TIMEOUT = "timeout"
-    IDLE = "timeout_without_progress"
-    NODE = "node_failure"
-    PREEMPTED = "preempted"
-    CANCELLED = "cancelled"
-    STOPPED = "stopped"
-    KILLED = "killed"
-
-
-# What is in a message, a traceback or a notice of Slurm -> kind; the first that is found holds.
-SAID: tuple[tuple[str, Kind], ...] = (
-    (r"CUDA out of memory|torch\.OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED", Kind.GPU_MEMORY),
-    (r"\bMemoryError\b|can't allocate memory|Cannot allocate memory|signal 9 \(memory\?\)", Kind.MEMORY),
-)
+# What is in a notice of Slurm -> kind; the first that is found holds.
 NOTICES: tuple[tuple[str, Kind], ...] = (
     (r"exceeded memory limit|oom[-_ ]kill|Out Of Memory", Kind.MEMORY),
     (r"DUE TO TIME LIMIT", Kind.TIMEOUT),
@@ -61,12 +39,6 @@ STATES: Mapping[str, Kind] = {
     "PREEMPTED": Kind.PREEMPTED,
     "CANCELLED": Kind.CANCELLED,
 }
-OUTCOMES: Mapping[str, Kind] = {
-    "refused": Kind.REFUSED,
-    "blocked": Kind.BLOCKED,
-    "failed": Kind.EXCEPTION,
-    "warned": Kind.TIMEOUT,
-}
 ADVICE: Mapping[Kind, str] = {
     Kind.REFUSED: "mend what the message names, then submit again",
     Kind.BLOCKED: "make its input first: submit again, and what is missing is made too",
@@ -81,20 +53,6 @@ ADVICE: Mapping[Kind, str] = {
     Kind.STOPPED: "submit again: it goes on from its last state",
     Kind.KILLED: "memory is the usual cause: look at `alignc logs`, then submit again",
 }
-WORDS: Mapping[Kind, str] = {
-    Kind.REFUSED: "refused what it was given",
-    Kind.BLOCKED: "an input is missing or damaged",
-    Kind.EXCEPTION: "raised an error",
-    Kind.MEMORY: "ran out of memory",
-    Kind.GPU_MEMORY: "ran out of GPU memory",
-    Kind.TIMEOUT: "reached its time limit",
-    Kind.IDLE: "reached its time limit again and again and got no further",
-    Kind.NODE: "its node failed",
-    Kind.PREEMPTED: "made room for a more urgent job",
-    Kind.CANCELLED: "was cancelled",
-    Kind.STOPPED: "was asked to stop",
-    Kind.KILLED: "was killed without a word",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,25 +62,27 @@ class Failure:
     kind: Kind
     message: str = ""
     repeats: int = 1  # how often in a row it ended with this traceback
+    time: float = 0.0  # when it was recorded, or that try began; 0 where nobody knows
 
     @property
     def words(self) -> str:
         return WORDS[self.kind]
 
     @property
+    def line(self) -> str:
+        """Its message in a line."""
+        return (self.message.strip().splitlines() or [""])[0][:200]
+
+    @property
     def advice(self) -> str:
-        if self.repeats >= REPEATS:
-            return f"the same error {self.repeats} times: mend its cause before you submit again"
+        if self.kind is Kind.EXCEPTION and self.repeats >= REPEATS:
+            return f"the same error {self.repeats} times: mend its cause, then `alignc retry`"
         return ADVICE[self.kind]
 
 
 def advice(kind: Kind) -> str:
     """What a person can do about it."""
     return ADVICE[kind]
-
-
-def _first(patterns: tuple[tuple[str, Kind], ...], text: str) -> Kind | None:
-    return next((kind for pattern, kind in patterns if re.search(pattern, text)), None)
 
 
 def kind_of(record: Mapping[str, Any] | None, *, state: str = "", output: str = "") -> Kind:
@@ -133,19 +93,17 @@ def kind_of(record: Mapping[str, Any] | None, *, state: str = "", output: str = 
     the shell wrote into the job's output.
     """
     record = record or {}
-    outcome = str(record.get("outcome", ""))
-    if outcome == "warned" and record.get("idle"):
-        return Kind.IDLE
-    if outcome in OUTCOMES:
-        said = f"{record.get('message', '')}\n{record.get('traceback', '')}"
-        return (_first(SAID, said) if outcome == "failed" else None) or OUTCOMES[outcome]
-    notices = [line for line in output.splitlines() if _first(NOTICES, line)]
-    noticed = _first(NOTICES, notices[-1]) if notices else None
+    said = kind_said(record)
+    if said is not None:
+        return said
+    notices = [line for line in output.splitlines() if first(NOTICES, line)]
+    noticed = first(NOTICES, notices[-1]) if notices else None
     # Without cgroups Slurm calls a job that it killed for its memory FAILED, or CANCELLED.
     if noticed is Kind.MEMORY:
         return noticed
     word = (state.split() or [""])[0]
-    return STATES.get(word) or noticed or (Kind.STOPPED if outcome == "interrupted" else Kind.KILLED)
+    left = Kind.STOPPED if record.get("outcome") == "interrupted" else Kind.KILLED
+    return STATES.get(word) or noticed or left
 
 
 # ---------------------------------------------------------------- what a try left behind
@@ -166,19 +124,38 @@ def _last_try(store: Store, key: str) -> float:
     return time.mktime(time.strptime(begun[-1], "%Y-%m-%d %H:%M:%S")) if begun else 0.0
 
 
-def failure_of(store: Store, key: str, *, slurm_id: str = "", state: str = "") -> Failure:
+def failure_of(store: Store, key: str, *, slurm_id: str = "", state: str = "", since: float = 0.0) -> Failure:
     """Why the last try of a job made nothing, as far as its files and Slurm's word tell.
 
-    key: the one that its log is named by. slurm_id: `12` or `12_3`, to find its output by.
+    key: the one that its log is named by. slurm_id: `12` or `12_3`, to find its output by. since: records
+    from before then are of an earlier submission (seconds since 1970).
     """
     record: dict[str, Any] | None
     try:
         record = read_json(store.failure(key))
     except (OSError, ValueError):
         record = None
-    if record is not None and record.get("time", 0.0) < _last_try(store, key):
+    begun = _last_try(store, key)
+    if record is not None and record.get("time", 0.0) < max(begun, since):
         record = None  # of an earlier try: this one was killed outright
-    outputs = (store.root / ".logs" / "slurm").glob(f"*-{slurm_id}.out") if slurm_id else ()
-    kind = kind_of(record, state=state, output="".join(map(_tail, outputs)))
-    message = str((record or {}).get("message", ""))
-    return Failure(kind, message, int((record or {}).get("repeats", 1)))
+    output = "" if record is not None and kind_said(record) else _output(store, slurm_id)
+    kind, told = kind_of(record, state=state, output=output), record or {}
+    time_ = float(told.get("time") or begun)
+    return Failure(kind, str(told.get("message", "")), int(told.get("repeats", 1)), time_)
+
+
+def _output(store: Store, slurm_id: str) -> str:
+    """What Slurm and the shell wrote into a job's output; empty where there is none."""
+    folder = store.root / ".logs" / "slurm"
+    if not slurm_id or not folder.is_dir():
+        return ""
+    return "".join(map(_tail, _outputs(folder, folder.stat().st_mtime_ns).get(slurm_id, ())))
+
+
+@lru_cache(1)
+def _outputs(folder: Path, changed: int) -> dict[str, list[Path]]:
+    """Slurm id -> outputs; one listing for all jobs, until the folder has changed."""
+    found: dict[str, list[Path]] = {}
+    for path in folder.glob("*.out"):
+        found.setdefault(path.stem.rpartition("-")[2], []).append(path)
+    return found

@@ -7,16 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from compiler.again import NO_ANSWERS, Answers
 from compiler.causes import Cause, Effect, causes, effects
 from compiler.graph import Node
 from compiler.identify import Chosen, Identity, nothing_chosen
 from compiler.memory import Past
 from compiler.program import Program
 from runtime.fields import takes_many
+from runtime.policy import Again
 from runtime.stage import Resources
 
 # run: for the first time; rerun: made before under this name, of another recipe; reuse: sealed; wait:
-# queued or being made; blocked: needs what a process outside Slurm is making; skip: not selected
+# queued or being made; blocked: needs what a process outside Slurm is making, or failed too often; skip:
+# not selected
 Action = Literal["run", "rerun", "reuse", "wait", "blocked", "skip"]
 MADE = ("run", "rerun")
 
@@ -37,6 +40,7 @@ class State:
     reached: Mapping[str, float] = field(default_factory=dict[str, float])
     # keys of jobs that were sealed under another one, since a choice had been made meanwhile
     realised: frozenset[str] = frozenset()
+    answers: Answers = NO_ANSWERS  # of the profile's policy to failures
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,7 @@ class Plan:
     estimate: Estimate
     selected: frozenset[int] | None = None  # indices of the nodes that it is about; None: all
     effects: tuple[Effect, ...] = ()  # what was changed since the last run, and what runs again for it
+    again: Mapping[str, Again] = field(default_factory=dict[str, Again])  # key -> what another try has
 
     def shown(self) -> list[Step]:
         """The steps that the plan is about."""
@@ -143,8 +148,8 @@ def _steps(
         if selected is not None:
             chosen = node.stage if len(steps) in selected else None
             action, why = _select(chosen, action, why, needed, on_slurm)
-        if action == "run" and on_slurm:
-            action, why = _unsubmittable(needed, state) or (action, why)
+        if action == "run" and (on_slurm or state.answers.held):
+            action, why = _unsubmittable(needed, state, on_slurm) or (action, why)
         if action == "run" and key in first:
             why = f"the same work as {first[key]}, done once"
         spared = ""
@@ -162,6 +167,10 @@ def _decide(node: Node, identity: Identity, needs: Sequence[Step], state: State)
         return "reuse", "sealed in the store"
     if key in state.busy:
         return "wait", state.busy[key]
+    if key in state.answers.held:
+        return "blocked", state.answers.held[key]
+    if key in state.answers.why:
+        return "run", state.answers.why[key]
     if key in state.failed:
         return "run", f"its last try failed: {state.failed[key]}"
     fresh = [s.node.id for s in needs if s.action != "reuse"]
@@ -233,12 +242,12 @@ def _select(
     return "blocked", f"needs {id_}, which is not selected; `--select +{chosen}` takes it in"
 
 
-def _unsubmittable(needs: Sequence[Step], state: State) -> tuple[Action, str] | None:
-    """Slurm cannot wait for a process that it did not start."""
+def _unsubmittable(needs: Sequence[Step], state: State, on_slurm: bool) -> tuple[Action, str] | None:
+    """Nothing comes after what is held back, and Slurm cannot wait for a process that it did not start."""
     for step in needs:
         if step.action == "blocked":
             return "blocked", f"needs {step.node.id}, which is blocked"
-        if step.action == "wait" and step.key not in state.slurm_jobs:
+        if on_slurm and step.action == "wait" and step.key not in state.slurm_jobs:
             return "blocked", f"needs {step.node.id}, {step.why}: submit again when that is done"
     return None
 
@@ -444,4 +453,12 @@ def make_plan(
     shown = steps if selected is None else [steps[i] for i in sorted(selected)]
     again = {s.node.id: moved[s.node.id] for s in shown if s.action == "rerun"}
     estimate = _estimate(steps, shown, groups)
-    return Plan(program, tuple(steps), tuple(groups), estimate, selected, tuple(effects(again)))
+    return Plan(
+        program,
+        tuple(steps),
+        tuple(groups),
+        estimate,
+        selected,
+        tuple(effects(again)),
+        state.answers.again,
+    )

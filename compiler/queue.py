@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from compiler.errors import UsageError
 from runtime.files import canonical, read_json, write_atomic
@@ -75,6 +75,22 @@ class Queued:
         return self.state not in ENDED and (self.state != MISSING or time.time() - self.since < GRACE_S)
 
 
+class Told(TypedDict, total=False):
+    """What Slurm tells of a failure, as `failure_of` takes it."""
+
+    slurm_id: str
+    state: str
+    since: float
+
+
+def told_of(task: Queued | None) -> Told:
+    """What Slurm tells of how a task ended; nothing where there is none."""
+    if task is None:
+        return {}
+    state = "" if task.state == MISSING else task.state
+    return {"slurm_id": task.slurm_id, "state": state, "since": task.submitted - CLOCKS_S}
+
+
 Tasks = dict[int, Queued]  # index in its array -> task
 
 
@@ -89,6 +105,11 @@ class Look:
     tasks: Mapping[str, Queued] = field(default_factory=dict[str, Queued])
     problem: str = ""
     answered: float = 0.0
+
+    @property
+    def queued(self) -> dict[str, Queued]:
+        """What is in the queue."""
+        return {key: task for key, task in self.tasks.items() if task.live}
 
 
 # ---------------------------------------------------------------- asking
@@ -259,22 +280,17 @@ def look(store: Store) -> Look:
     return Look(_by_key(records, memory.tasks), "", now)
 
 
-def queue(store: Store) -> dict[str, Queued]:
-    """Recipe key -> its task, for everything that is in the queue now; empty where there is no squeue.
+def look_now(store: Store) -> Look:
+    """A look at the queue of this moment; an empty one where there is no squeue.
 
     Raises UsageError where Slurm does not answer: nobody must submit on what it said long ago.
     """
     if shutil.which("squeue") is None:
-        return {}
+        return Look()
     seen = look(store)
     if seen.problem:
         raise UsageError(seen.problem)
-    return live(seen)
-
-
-def live(seen: Look) -> dict[str, Queued]:
-    """What is in the queue, as a look tells."""
-    return {key: task for key, task in seen.tasks.items() if task.live}
+    return seen
 
 
 def remember_cancelled(store: Store, slurm_ids: Iterable[str]) -> None:

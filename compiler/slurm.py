@@ -6,13 +6,17 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
+from compiler.again import excluded
 from compiler.cluster import Profile
 from compiler.describe import description_path
 from compiler.notice import by_mail, description_file, wanted
 from compiler.place import best_fit
 from compiler.plan import JobGroup, Plan
 from compiler.site import inside, preparation, python_inside
+from runtime.again import VARIABLE
+from runtime.policy import UNASKED
 from runtime.stage import Resources
 from runtime.store import Store
 from runtime.submission import CARRIER_MINUTES, TOKEN, array_of, dependency, job_file, scripts
@@ -85,6 +89,12 @@ def make_script(
     python = python_inside(profile, sys.executable)
     work = _module(python, "runtime.run_task", store, str(job_file(store, TOKEN)))
     mail = "FAIL" if profile.mail and "fail" in profile.mail.on else ""
+    again = [plan.again[k] for i in job.steps if (k := plan.steps[i].key) in plan.again]
+    told: dict[str, Any] = {"options": [*profile.options, *excluded(again, profile.options)]}
+    if profile.retry != UNASKED:
+        policy = profile.retry.model_dump_json(exclude_none=True)
+        told["environment"] = {**profile.environment, VARIABLE: policy}
+    profile = profile.model_copy(update=told)
     return Script(job, _text(job, profile, store, work, mail), _after(job, ids) if ids else (), tasks)
 
 

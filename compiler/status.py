@@ -17,12 +17,14 @@ from typing import Any, Literal, get_args
 
 from compiler.cost.words import duration, short
 from compiler.describe import description_path
+from compiler.failures import failure_of, kind_of
 from compiler.identify import Identity
 from compiler.plan import State
 from compiler.program import Program
-from compiler.queue import CLOCKS_S, GRACE_S, MISSING, NEW, Look, Queued
+from compiler.queue import CLOCKS_S, GRACE_S, MISSING, NEW, Look, Queued, told_of
 from compiler.reasons import ends, waits
 from compiler.survey import survey
+from runtime.again import read_again
 from runtime.claims import owner_of
 from runtime.files import read_json
 from runtime.spending import spent
@@ -68,7 +70,7 @@ def node_states(program: Program, store: Store, seen: Look, usual: Usual = _unkn
     """The state of every node. Never raises for what Slurm does or leaves undone."""
     state = survey(store, program.identities, {})
     states: list[NodeState] = []
-    now = time.time()
+    now, working = time.time(), store.working()
     for node, identity in zip(program.graph.nodes, program.identities, strict=True):
         key = identity.key
         common = (node.id, node.stage, key)
@@ -76,7 +78,7 @@ def node_states(program: Program, store: Store, seen: Look, usual: Usual = _unkn
         bad = [states[i].id for i in node.needs if states[i].phase in ("failed", "blocked", "lost")]
         if key in state.sealed:
             told = NodeState(*common, "done", "")
-        elif key in state.busy:
+        elif key in state.busy and not _requeued(store, key, task):
             since = float((owner_of(store.claim_folder(key)) or {}).get("since") or now)
             text, left_s = _progress(store, identity.asked, since)
             job = task.slurm_id if task is not None and task.live else ""
@@ -90,6 +92,11 @@ def node_states(program: Program, store: Store, seen: Look, usual: Usual = _unkn
         else:
             recorded = _recorded(store, identity, task, state)
             told = _out_of_queue(common, task, state, recorded, now)
+            if told.phase == "failed":
+                told = replace(told, detail=_why_failed(store, identity, task))
+        if told.phase in ("running", "queued") and identity.asked in working:
+            again = read_again(store, identity.asked).why
+            told = replace(told, detail=f"{told.detail}; {again}") if again else told
         states.append(_with_time_left(told, usual(node.kind.name) if told.phase == "running" else None))
     return states
 
@@ -99,6 +106,28 @@ def _with_time_left(told: NodeState, usual_s: float | None) -> NodeState:
     if told.left_s is None and told.ran_s is not None and usual_s is not None:
         told = replace(told, left_s=max(0.0, usual_s - told.ran_s))
     return replace(told, detail=f"{told.detail}, about {duration(told.left_s)} left") if told.left_s else told
+
+
+def _requeued(store: Store, key: str, task: Queued | None) -> bool:
+    """Whether Slurm has put the task of a claim's owner into the queue again, and that owner fell silent."""
+    owner = owner_of(store.claim_folder(key)) or {}
+    return task is not None and task.state == "PENDING" and owner.get("task") == task.slurm_id
+
+
+def _why_failed(store: Store, identity: Identity, task: Queued | None) -> str:
+    """What happened to a job that failed, and what to do."""
+    failure = failure_of(store, identity.asked, **told_of(task))
+    if failure.message:
+        told = f"{failure.words}: {failure.line}"
+    else:
+        state = task.state if task is not None else ""
+        how = ends(state) if failure.kind is kind_of(None, state=state) else failure.words
+        told = f"Slurm job {task.slurm_id}: {how} ({state})" if task is not None else failure.words
+    again = read_again(store, identity.asked)
+    tried = again.tries.get(failure.kind.value, 0)
+    if not again.used_up(failure.kind):
+        return f"{told}; {failure.advice}"
+    return f"{told}; it was tried again {tried} time{'s' * (tried > 1)}, so `alignc retry` alone submits it"
 
 
 def _progress(store: Store, asked: str, since: float) -> tuple[str, float | None]:
@@ -164,8 +193,7 @@ def _out_of_queue(
         told = f"{gone} was called off by Slurm: what it came after did not end well; `alignc submit` goes on"
         return NodeState(*common, "waiting", told, task.slurm_id)
     if task.state not in UNTOLD:
-        told = f"{gone}: {ends(task.state)} ({task.state}); `alignc retry` submits it again"
-        return NodeState(*common, "failed", told, task.slurm_id)
+        return NodeState(*common, "failed", f"{gone}: {ends(task.state)}", task.slurm_id)
     how = ends(task.state) if task.state != MISSING else "left the queue"
     if now - task.since < GRACE_S:
         told = f"{gone} {how} {duration(now - task.since)} ago, and no seal is seen yet"

@@ -10,7 +10,7 @@ from compiler.describe import write_descriptions
 from compiler.errors import UsageError
 from compiler.notice import missing, notice_key, wanted, write_description
 from compiler.plan import JobGroup, Plan
-from compiler.queue import queue
+from compiler.queue import look_now
 from compiler.slurm import carrier_text, make_script, notice_script, throttle
 from runtime import limits, submission
 from runtime.claims import Claim
@@ -97,7 +97,7 @@ def _notice(
     plan: Plan, profile: Profile, store: Store, number: int, waiting: Mapping[str, int]
 ) -> list[Call]:
     """The call of the job that tells of the end, if one is needed: behind all that is queued or waits."""
-    queued = {key: task.slurm_id.partition("_")[0] for key, task in queue(store).items()}
+    queued = {key: task.slurm_id.partition("_")[0] for key, task in look_now(store).queued.items()}
     if not missing(plan, profile, queued.keys() | waiting.keys()):
         return []
     write_description(plan, profile, store)

@@ -62,4 +62,5 @@ def _failure(store: Store, key: str) -> tuple[str, str]:
     except (OSError, ValueError):
         return "failed", "unknown"
     message = str(told["message"]).strip() or told["outcome"]
-    return told["outcome"], message.splitlines()[0][:200]
+    outcome = "failed" if told.get("idle") else told["outcome"]  # another turn alone would not help it
+    return outcome, message.splitlines()[0][:200]

@@ -8,7 +8,9 @@ The folder may be removed once what it guards is done. Whoever claims a name mus
 after claiming, whether that is so: the folder may have gone and come again meanwhile.
 
 An owner shows that it lives by touching its file. It is taken for dead when it is a process of this
-host that has gone, or when it has not touched its file for `STALE_S` seconds.
+host that has gone, or when it has not touched its file for `STALE_S` seconds. `SILENT_S` are enough for a
+later turn of the same Slurm task, since Slurm ends one turn before it begins the next. Slurm's word
+alone is not: where a node was cut off, or only its slurmd died, the earlier turn may be at work yet.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.slurm_task import slurm_id, turn
+
 STALE_S = 300.0
+SILENT_S = 60.0
 BEAT_S = 10.0
 
 
@@ -59,6 +64,9 @@ def owner_record() -> dict[str, Any]:
         "pid": pid,
         "start": _start_time(pid),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "task": slurm_id(),
+        "turn": turn(),
+        "node": os.environ.get("SLURMD_NODENAME", ""),
         "since": time.time(),
     }
 
@@ -92,6 +100,13 @@ def _living(path: Path) -> dict[str, Any] | None:
     return owner if lives else None
 
 
+def _begun_anew(owner: Mapping[str, Any]) -> bool:
+    """Whether this process is a later turn of the Slurm task of an owner elsewhere."""
+    task = slurm_id()
+    same = task is not None and owner.get("task") == task and not is_here(owner)
+    return same and turn() > int(owner.get("turn", 0))
+
+
 def _generations(folder: Path) -> list[int]:
     try:
         return sorted(int(name) for name in os.listdir(folder) if name.isdigit())
@@ -106,6 +121,14 @@ def owner_of(folder: Path) -> dict[str, Any] | None:
         return _living(folder / str(generations[-1])) if generations else None
     except FileNotFoundError:
         return None
+
+
+def last_node(folder: Path) -> str:
+    """The Slurm node on which a claim folder's last owner was, living or not; empty where nobody knows."""
+    try:
+        return str(json.loads((folder / str(_generations(folder)[-1])).read_text()).get("node", ""))
+    except (OSError, ValueError, IndexError):
+        return ""
 
 
 @dataclass(slots=True)
@@ -170,11 +193,16 @@ def try_claim(folder: Path, lost: Callable[[], object] = lambda: None) -> Claim 
         return None  # it, or a folder above it, went while it was made
     generations = _generations(folder)
     generation = generations[-1] + 1 if generations else 1
+    last = folder / str(generations[-1]) if generations else None
     draft = folder / f".{secrets.token_hex(8)}"
     try:
-        if generations and _living(folder / str(generations[-1])) is not None:
+        owner = _living(last) if last else None
+        if owner is not None and not _begun_anew(owner):
             return None
         draft.write_text(json.dumps(owner_record()))
+        # Both times are the file server's, whatever the clocks of the two nodes say.
+        if owner is not None and last and draft.stat().st_mtime - last.stat().st_mtime < SILENT_S:
+            return None
         linked = _link(draft, folder / str(generation))
     except FileNotFoundError:
         return None  # the owner's work is done, and the folder went with it

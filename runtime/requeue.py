@@ -1,28 +1,21 @@
 """Puts the Slurm job of this process into the queue again, as long as its turns get it further.
 
-Only after a warning (USR2). A job that is sent TERM was requeued by Slurm itself, or cancelled by a
-person, who wants it to stay so.
+After a warning (USR2), or a failure that the policy answers (`runtime/again.py`). A job that is sent TERM
+was requeued by Slurm itself, or cancelled by a person, who wants it to stay so.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Mapping
 from typing import Any
 
 from runtime.files import read_json, write_json
+from runtime.slurm_task import slurm_id
 from runtime.store import Store
 
 IDLE_TURNS = 3  # turns in a row that got no further, after which a person has to look
 TURNS = "turns.json"
-
-
-def slurm_id(environment: Mapping[str, str] = os.environ) -> str | None:
-    """The Slurm id of this very task. The raw id will not do: that of the last task is the whole array's."""
-    if "SLURM_ARRAY_TASK_ID" in environment and "SLURM_ARRAY_JOB_ID" in environment:
-        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
-    return environment.get("SLURM_JOB_ID")
 
 
 def _read(path: Any) -> dict[str, Any]:
@@ -58,8 +51,13 @@ def take_another_turn(store: Store, description: Mapping[str, Any], *, further: 
     idle = idle_turns(store, key, further=further)
     if idle >= IDLE_TURNS:
         (store.work(key) / TURNS).unlink(missing_ok=True)  # whoever submits again means it
-        _tell(store, key, f"{idle} turns in a row got no further, so it was not requeued", idle=idle)
+        tell(store, key, f"{idle} turns in a row got no further", idle=idle)
         return False
+    return requeue(store, key, task)
+
+
+def requeue(store: Store, key: str, task: str) -> bool:
+    """Put the task of this process into the queue again; where Slurm refuses, the failure record says so."""
     print(f"requeueing Slurm job {task}", flush=True)
     try:
         done = subprocess.run(["scontrol", "requeue", task], capture_output=True, text=True, check=False)
@@ -67,11 +65,11 @@ def take_another_turn(store: Store, description: Mapping[str, Any], *, further: 
     except OSError as error:
         problem = str(error)
     if problem:
-        _tell(store, key, f"Slurm did not requeue it: {problem}")
+        tell(store, key, f"Slurm did not requeue it: {problem}")
     return not problem
 
 
-def _tell(store: Store, key: str, more: str, **figures: int) -> None:
+def tell(store: Store, key: str, more: str, **figures: int) -> None:
     """Add to what the failure record says."""
     print(more, flush=True)
     record = _read(store.failure(key))

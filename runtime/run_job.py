@@ -22,6 +22,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from runtime.again import adjusted
 from runtime.claims import Claim, ClaimLost, try_claim
 from runtime.files import read_json, write_json
 from runtime.identity import trajectory_key
@@ -126,6 +127,7 @@ def _manifest(store: Store, job: Job, meter: Meter) -> dict[str, Any]:
             "gpu_hours": gpu_hours(store, told, used["wall_s"]),
         },
         "summary": job.summary,
+        **({"again": told["again"]} if "again" in told else {}),
     }
 
 
@@ -227,6 +229,7 @@ def _claim_and_run(store: Store, description: Mapping[str, Any]) -> Outcome:
         print(error, file=sys.stderr, flush=True)
         _record_failure(store, description, Outcome.BLOCKED, str(error), "", 0.0)
         return Outcome.BLOCKED
+    description = adjusted(store, description)
     kind, key = description["kind"], description["key"]
     for each in asked - {key}:  # at once, so that whoever sums up what is spent finds its ledger
         write_json(store.realised(each), {"key": key})

@@ -15,6 +15,7 @@ import threading
 import time
 from pathlib import Path
 
+from runtime.again import take_again
 from runtime.files import read_json
 from runtime.requeue import take_another_turn
 from runtime.run_job import Interrupted, Outcome, run_job
@@ -75,15 +76,18 @@ def main() -> None:
     index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
     signal.signal(WARNING, lambda number, frame: HEARD.append(number))  # between two descriptions
     path = Path(job).absolute()
-    for name in read_json(path)["tasks"][index]:
+    names = read_json(path)["tasks"][index]
+    for number, name in enumerate(names):
         description = read_json(path.parent / name)
-        made = store.locate(description["kind"], description["key"]) is not None
+        made, begun = store.locate(description["kind"], description["key"]) is not None, time.time()
         if HEARD:
             outcome = Interrupted(HEARD[0]).outcome
         else:
             outcome = run_description(str(store.root), str(path.parent / name))
-        if outcome is Outcome.WARNED:
-            take_another_turn(store, description, further=further)
+        requeued = outcome is Outcome.WARNED and take_another_turn(store, description, further=further)
+        if outcome in (Outcome.WARNED, Outcome.FAILED) and not requeued:
+            left = [description, *(read_json(path.parent / n) for n in names[number + 1 :])]
+            take_again(store, left, since=begun)
         if outcome is not Outcome.SEALED:
             sys.exit(outcome)
         further = further or not made

@@ -165,3 +165,35 @@ def test_work_is_done_once_though_its_claim_goes_with_it(store: Store) -> None:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert (store.root.parent / "marks").read_text().split() == [f"k{n}" for n in range(KEYS)]
+
+
+# Task and turn of this process, seconds since the owner elsewhere was heard of -> whether it may follow it.
+TURNS = [
+    ("7", 1, 61, True),
+    ("7", 1, 30, False),  # a node that was cut off, or lost its slurmd only, may be at work yet
+    ("7", 0, 61, False),  # it is no later turn
+    ("8", 1, 61, False),
+    (None, 1, 61, False),
+]
+
+
+@pytest.mark.parametrize(("task", "turn", "silent", "follows"), TURNS)
+def test_a_later_turn_of_a_slurm_task_follows_a_silent_one_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str | None, turn: int, silent: float, follows: bool
+) -> None:
+    path = tmp_path / "1"
+    path.write_text(json.dumps({**owner_record(), "host": "n1", "node": "n1", "task": "7", "turn": 0}))
+    then = time.time() - silent
+    os.utime(path, (then, then))
+    monkeypatch.setattr(claims, "slurm_id", lambda: task)
+    monkeypatch.setattr(claims, "turn", lambda: turn)
+    assert (try_claim(tmp_path) is not None) is follows
+    assert sorted(os.listdir(tmp_path)) == (["1", "2"] if follows else ["1"])
+
+
+def test_the_node_of_the_last_owner_is_known_when_that_is_dead(tmp_path: Path) -> None:
+    assert claims.last_node(tmp_path) == ""
+    leave_dead_claim(tmp_path / "k")
+    assert claims.last_node(tmp_path / "k") == owner_record()["node"]
+    (tmp_path / "2").write_text(json.dumps({"node": "n2"}))
+    assert claims.last_node(tmp_path) == "n2"

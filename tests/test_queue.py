@@ -6,6 +6,7 @@ looks at a real cluster.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,13 @@ import pytest
 
 from compiler.errors import UsageError
 from compiler.program import Program
-from compiler.queue import GRACE_S, KEEP_S, look, queue, submissions
+from compiler.queue import GRACE_S, KEEP_S, look, look_now, submissions
 from compiler.reasons import waits
 from compiler.status import SILENT_S, NodeState, node_states, report, to_text
+from runtime.again import write_again
+from runtime.claims import owner_record
 from runtime.files import write_json
+from runtime.policy import Again
 from runtime.store import Store
 from tests.compiler.specs import compile_text
 from tests.specs import LIGHT
@@ -148,7 +152,7 @@ def test_an_outage_leaves_what_was_said_last_for_a_while(fake: FakeSlurm) -> Non
     shown = report(fake.program, fake.store, look(fake.store))
     assert "Unable to contact slurm controller" in to_text(shown, every_node=False)
     with pytest.raises(UsageError, match="Unable to contact"):
-        queue(fake.store)  # nobody submits on old news
+        look_now(fake.store)  # nobody submits on old news
     fake.later(SILENT_S)
     told = fake.status()
     assert told["wrong[seed=1]"].phase == "unknown" and "was queued" in told["wrong[seed=1]"].detail
@@ -161,7 +165,7 @@ def test_without_squeue_what_was_submitted_is_queued(fake: FakeSlurm) -> None:
     fake.monkeypatch.setenv("PATH", str(fake.folder))
     told = fake.status()["prompts"]
     assert told.phase == "queued" and "(Slurm never answered)" in told.detail
-    assert queue(fake.store) == {}
+    assert look_now(fake.store).queued == {}
 
 
 def test_what_left_the_queue_without_a_trace_is_unknown_then_lost(fake: FakeSlurm) -> None:
@@ -175,7 +179,7 @@ def test_what_left_the_queue_without_a_trace_is_unknown_then_lost(fake: FakeSlur
     told = fake.status()
     assert told["prompts"].phase == "lost" and "`alignc retry`" in told["prompts"].detail
     assert told["right"].phase == "blocked"
-    assert queue(fake.store) == {}  # so that it may be submitted again
+    assert look_now(fake.store).queued == {}  # so that it may be submitted again
     fake.submitted("prompts", id_="8", token="bb")
     fake.says("squeue", fake.row(None, "PENDING", id=8, token="bb"))
     assert fake.status()["prompts"].slurm_id == "8"
@@ -199,12 +203,28 @@ def test_a_failure_of_before_the_submission_does_not_count(fake: FakeSlurm) -> N
     key = fake.program.keys[0]
     failure = {"message": "old", "outcome": "failed", "time": NOW - 3600}
     write_json(fake.store.failure(key), failure)
-    assert fake.status()["prompts"].detail == "old"
+    assert fake.status()["prompts"].detail.startswith("raised an error: old; read the traceback")
     fake.submitted("prompts")
     fake.says("squeue", fake.row(None, "NODE_FAIL"))
     assert fake.status()["prompts"].detail.startswith("Slurm job 7: its node failed")
     write_json(fake.store.failure(key), {**failure, "message": "new", "time": NOW + 5})
-    assert fake.status()["prompts"].detail == "new"
+    assert fake.status()["prompts"].detail.startswith("raised an error: new")
+
+
+def test_a_task_that_slurm_took_back_from_a_dead_node_is_queued(fake: FakeSlurm) -> None:
+    """Its claim looks alive for minutes, since nobody here can see that the process has gone."""
+    fake.submitted("prompts")
+    key = fake.program.keys[0]
+    claim = fake.store.claim_folder(key) / "1"
+    write_json(claim, {**owner_record(), "host": "n1", "task": "7"})
+    os.utime(claim, (NOW, NOW))
+    fake.says("squeue", fake.row(None, "RUNNING"))
+    assert fake.status()["prompts"].detail.startswith("at work on n1")
+    write_again(fake.store, key, Again(why="again with 64 GB: ran out of memory with 32"))
+    fake.says("squeue", fake.row(None, "PENDING", "BeginTime"))
+    told = fake.status()["prompts"]
+    assert told.phase == "queued"
+    assert told.detail.endswith("after a requeue; again with 64 GB: ran out of memory with 32")
 
 
 def test_accounting_tells_of_the_submission_and_not_of_another_with_its_id(fake: FakeSlurm) -> None:

@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from runtime.again import read_again, write_again
 from runtime.files import read_json, write_json
+from runtime.kinds import Kind, kind_said
+from runtime.policy import Again
 from runtime.run_job import Outcome, run_job
 from runtime.store import Store
 from runtime.training import loop, state
@@ -147,3 +151,28 @@ def test_a_finished_run_that_was_not_sealed_is_not_trained_again(
         assert run_job(store, job) is Outcome.FAILED
     monkeypatch.setattr(loop.Run, "_step", lambda *a: pytest.fail("all steps were done"))
     assert len(curve(run(store, job))) == 14
+
+
+def test_a_run_goes_on_with_smaller_micro_batches(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU is too small for is computed in more parts: the same steps, and it is on record."""
+    whole = run(Store(store.root.parent / "whole"), sft(Store(store.root.parent / "whole")))
+    inner = loop.Run._gradients
+
+    def limited(self: loop.Run, parts: Any, rate: float, step: int) -> Any:
+        if step == 7 and self.config.micro_batch != 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return inner(self, parts, rate, step)
+
+    monkeypatch.setattr(loop.Run, "_gradients", limited)
+    monkeypatch.setattr(loop, "RESUME_EVERY_S", 0.0)
+    job = sft(store, micro_batch=None)
+    assert run_job(store, job) is Outcome.FAILED
+    assert kind_said(read_json(store.failure(job["key"]))) is Kind.GPU_MEMORY
+    write_again(store, job["key"], Again(tries={"out_of_gpu_memory": 1}, micro_batch=8, why="again"))
+    artifact = run(store, job)
+    manifest = read_json(artifact / "manifest.json")
+    assert manifest["config"]["micro_batch"] == manifest["again"]["micro_batch"] == 8
+    assert manifest["recipe"] == job["recipe"]
+    losses = [[step["loss"] for step in curve(folder)] for folder in (artifact, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert read_again(store, job["key"]) == Again()  # gone with the work

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from compiler.cluster import Profile
     from compiler.cost.amounts import Costs
     from compiler.cost.budget import Held
-    from compiler.plan import Plan, State
+    from compiler.plan import Plan
     from compiler.program import Program
     from compiler.promise import Arguments
     from compiler.queue import Look
@@ -205,18 +205,6 @@ def look_once(store: Store) -> Look:
     return seen
 
 
-def state_of(program: Program, store: Store, seen: Look | None = None) -> State:
-    """What the store and the queue know of a program; the queue is empty where there is no Slurm.
-
-    seen: a look at the queue, also one to which Slurm did not answer; None: it has to answer now.
-    """
-    from compiler.queue import live, queue
-    from compiler.survey import survey
-
-    queued = queue(store) if seen is None else live(seen)
-    return survey(store, program.identities, {key: task.slurm_id for key, task in queued.items()})
-
-
 def plan_of(
     program: Program,
     store: Store,
@@ -225,12 +213,26 @@ def plan_of(
     max_array: int | None = None,
     selected: frozenset[int] | None = None,
     seen: Look | None = None,
+    profile: Profile | None = None,
+    force: bool = False,
 ) -> Plan:
+    """The plan of a program, with the policy of `profile`, where that is given (see `answers`).
+
+    seen: a look at the queue, also one to which Slurm did not answer; None: it has to answer now.
+    """
     from compiler.memory import Past, remembered
     from compiler.plan import make_plan
-    from compiler.survey import choices
+    from compiler.queue import look_now
+    from compiler.survey import choices, survey
 
-    state = state_of(program, store, seen)
+    seen = look_now(store) if seen is None else seen
+    state = survey(store, program.identities, {key: t.slurm_id for key, t in seen.queued.items()})
+    if profile is not None:
+        from compiler.again import answers, with_asks
+
+        over = state.sealed | state.busy.keys()
+        told = answers(program, store, seen.tasks, over, profile, force=force)
+        state, program = replace(state, answers=told), with_asks(program, told.again)
     past: Past = {}
     if not state.sealed.issuperset(program.keys):  # else nothing runs, and nobody asks why
         past = remembered(store, program.spec.experiment)
@@ -323,12 +325,22 @@ def submitting(store: Store) -> Iterator[None]:
         lock.release()
 
 
-def plan_to_submit(program: Program, store: Store, profile: Profile, selected: frozenset[int] | None) -> Plan:
+def plan_to_submit(
+    program: Program, store: Store, profile: Profile, selected: frozenset[int] | None, *, force: bool = False
+) -> Plan:
+    """What `submit` would do; `force`: also with what failed too often."""
     from compiler import place, submission
 
     most = submission.max_array_size(profile)
-    program = place.placed(program, profile)
-    made = plan_of(program, store, on_slurm=True, max_array=most, selected=selected)
+    made = plan_of(
+        place.placed(program, profile),
+        store,
+        on_slurm=True,
+        max_array=most,
+        selected=selected,
+        profile=profile,
+        force=force,
+    )
     place.require_places(made, profile)
     return made
 
@@ -337,9 +349,25 @@ def submit_plan(made: Plan, store: Store, profile: Profile) -> None:
     """Submit a plan that was looked through, and say what was submitted."""
     from compiler import submission
 
+    if made.again:
+        _keep_tries(made, store)
     for done in submission.submit(made, profile, store):
         tell_submitted(done)
     tell_blocked(made, "submitted")
+
+
+def _keep_tries(made: Plan, store: Store) -> None:
+    """Keep what the next tries of failed nodes have, and tell it."""
+    from runtime.again import write_again
+
+    told: dict[str, list[str]] = {}
+    for index in made.to_run():
+        step, identity = made.steps[index], made.program.identities[index]
+        if step.key in made.again:
+            told.setdefault(step.why, []).append(step.node.id)
+            write_again(store, identity.asked, made.again[step.key])
+    for why, ids in told.items():
+        click.echo(f"{ids[0]}{f' and {len(ids) - 1} more' if len(ids) > 1 else ''}: {why}")
 
 
 def tell_submitted(done: Made) -> None:

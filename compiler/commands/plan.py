@@ -78,7 +78,8 @@ def command(
     on_slurm = form == "sbatch" or cluster is not None
     selected = select_nodes(program, store, selectors)
     most = max_array_size(profile)
-    made = plan_of(program, store, on_slurm=on_slurm, max_array=most, selected=selected)
+    policy = profile if on_slurm or program.spec.cluster is not None else None
+    made = plan_of(program, store, on_slurm=on_slurm, max_array=most, selected=selected, profile=policy)
     require_places(made, profile)
     if out is not None:
         keep_plan(out, made, asked_for(spec, store_path, overrides, selectors, cluster)[0], profile)

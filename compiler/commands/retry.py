@@ -63,7 +63,7 @@ def command(
     with submitting(store):
         found = select_nodes(program, store, replace(selectors, select=named))
         chosen = with_dependents(program.graph.nodes, found or ())
-        made = plan_to_submit(program, store, profile, chosen)
+        made = plan_to_submit(program, store, profile, chosen, force=True)
         require_budget(made, store, profile)
         remember_plan(made, store)
         forget_failures(store, [program.identities[i].asked for i in made.to_run()])

@@ -77,7 +77,7 @@ def test_the_files_of_a_try(tmp_path: Path) -> None:
     write_json(store.failure("k"), {**record, "time": time.time()})
     failure = failure_of(store, "k")
     assert (failure.kind, failure.message) == (Kind.EXCEPTION, "KeyError: 'x'")
-    assert failure.advice == "the same error 3 times: mend its cause before you submit again"
+    assert failure.advice == "the same error 3 times: mend its cause, then `alignc retry`"
     # Another try began after that record was written, and left none: it was killed.
     later = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() + 5))
     store.log("k").parent.mkdir()
