@@ -21,9 +21,14 @@ class Resources(Frozen):
     """What one job of a stage asks of the machine or the scheduler."""
 
     cpus: int = speed(1, doc="CPU cores; also the threads of the job's libraries", ge=1)
-    gpus: int = speed(0, doc="GPUs", ge=0)
-    memory_gb: float = speed(4.0, doc="memory in GiB", gt=0)
+    gpus: int = speed(0, doc="GPUs of the job, on all its nodes together", ge=0)
+    memory_gb: float = speed(4.0, doc="memory in GiB, on each node", gt=0)
     minutes: int = speed(60, doc="time limit in minutes", ge=1)
+    nodes: int = speed(
+        1,
+        doc="nodes that the `parallel` processes and the GPUs of a training are shared out over, on Slurm",
+        ge=1,
+    )
     partition: str | None = nothing(None, doc="Slurm partition, where the profile's is not right")
 
 
