@@ -54,6 +54,25 @@ def no_problems(config: Any, inputs: Mapping[str, Port]) -> Iterable[Problem]:
     return ()
 
 
+def shared_out(kind: StageKind, config: StageConfig) -> Iterable[Problem]:
+    """What keeps a job from being shared out evenly over the nodes that it asks for."""
+    asked = config.resources or kind.resources
+    if asked.nodes == 1:
+        return
+    parallel = getattr(config, "parallel", None)
+    if parallel is None:
+        message = f"`{kind.name}` has no `parallel` processes to share out over {asked.nodes} nodes"
+        yield Problem("AC321", "resources", message, "leave `nodes` out")
+    elif parallel.processes % asked.nodes:
+        message = f"{parallel.processes} processes cannot be shared out evenly over {asked.nodes} nodes"
+        yield Problem(
+            "AC321", "resources", message, "make `processes` of `parallel`, their total, a multiple of `nodes`"
+        )
+    elif asked.gpus % asked.nodes:
+        message = f"{asked.gpus} GPUs cannot be shared out evenly over {asked.nodes} nodes"
+        yield Problem("AC321", "resources", message, "make `gpus`, their total, a multiple of `nodes`")
+
+
 def no_templates(config: Any, inputs: Mapping[str, Port]) -> Iterable[str]:
     return ()
 
