@@ -66,7 +66,10 @@ def shared_out(kind: StageKind, config: StageConfig) -> Iterable[Problem]:
     elif parallel.processes % asked.nodes:
         message = f"{parallel.processes} processes cannot be shared out evenly over {asked.nodes} nodes"
         yield Problem(
-            "AC321", "resources", message, "make `processes` of `parallel`, their total, a multiple of `nodes`"
+            "AC321",
+            "resources",
+            message,
+            "make `processes` of `parallel`, their total, a multiple of `nodes`",
         )
     elif asked.gpus % asked.nodes:
         message = f"{asked.gpus} GPUs cannot be shared out evenly over {asked.nodes} nodes"
