@@ -150,9 +150,9 @@ class Plain(Backend):
             self._settle()
 
     def _settle(self) -> None:
-        """Pass once in vain: DDP lays its buckets out anew after the first pass, and the order of sums with it.
+        """Pass once in vain: after its first pass DDP lays its buckets out anew, so that sums have another order.
 
-        So a resumed run's first step would sum in another order than the same step of a whole run.
+        Else the first step after a resumption would not give the bits of the same step in a whole run.
         """
         ids = torch.zeros(1, 2, dtype=torch.long, device=self.device)
         nothing = self.model(ids, ids == ids, ids.flatten()).sum() * 0.0
