@@ -150,7 +150,7 @@ class Plain(Backend):
             self._settle()
 
     def _settle(self) -> None:
-        """Pass once in vain: after its first pass DDP lays its buckets out anew, so the order of sums changes.
+        """Pass once in vain: DDP lays its buckets out anew after the first, which changes the order of sums.
 
         Else the first step after a resumption would not give the bits of the same step in a whole run.
         """
