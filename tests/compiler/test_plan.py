@@ -198,7 +198,7 @@ def test_a_training_over_several_nodes(tmp_path: Path) -> None:
         "resources: {nodes: '${nodes}', gpus: 8, cpus: 3, memory_gb: 2, minutes: 60}}\n"
     )
     plan = make_plan(compile_text(tmp_path, text), State())
-    asked = [script_text(job, PROFILE, token="t", logs="l", work="w") for job in plan.jobs[-3:]]
+    asked = [script_text(job, PROFILE, token="t", logs="l", store="s", work="w") for job in plan.jobs[-3:]]
     wanted = ("--nodes", "--ntasks", "--cpus-per-task", "--mem", "--gres")
     told = [[line[8:] for line in text.splitlines() if line[8:].startswith(wanted)] for text in asked]
     assert told == [
