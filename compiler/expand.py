@@ -32,7 +32,7 @@ from compiler.spec import Declaration, Spec, Stage
 from compiler.validate import validate
 from runtime.artifacts import Port, is_a
 from runtime.fields import Reference, taken, takes_many
-from runtime.stage import Leg, StageConfig, StageKind
+from runtime.stage import Leg, StageConfig, StageKind, shared_out
 
 Axes = dict[AxisId, Label]
 Ports = dict[str, Port]
@@ -410,7 +410,8 @@ class _Expander:
 
     def _check(self, stage: Stage, variant: _Variant, ports: Mapping[str, Port]) -> None:
         aliases = {name: key for key, name in input_keys(stage.kind).items()}
-        for problem in stage.kind.check(variant.config, ports):
+        problems = *stage.kind.check(variant.config, ports), *shared_out(stage.kind, variant.config)
+        for problem in problems:
             place = variant.body.items.get(aliases.get(problem.field, problem.field), variant.body)
             span = place.span if place is not variant.body else place.place
             self.problems.append(Diagnostic(problem.code, problem.message, span, problem.hint))

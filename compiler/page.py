@@ -185,8 +185,9 @@ class _Strings:
 def _asks(step: Step) -> str:
     asked, cpus = step.node.resources, step.node.resources.cpus * processes(step.node)
     gpus = f", {asked.gpus} GPU{'s' * (asked.gpus > 1)}" if asked.gpus else ""
+    nodes = f"{asked.nodes} nodes, " if asked.nodes > 1 else ""
     return (
-        f"{cpus} CPU{'s' * (cpus > 1)}{gpus}, {asked.memory_gb:g} GiB, {asked.minutes} min at most"
+        f"{nodes}{cpus} CPU{'s' * (cpus > 1)}{gpus}, {asked.memory_gb:g} GiB, {asked.minutes} min at most"
         f" ({_hours([step])})"
     )
 

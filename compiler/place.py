@@ -136,10 +136,11 @@ def best_fit(
 def lacks(asked: Resources, count: int, p: Partition, gpu_memory_gb: float | None = None) -> list[str]:
     """What a partition has too little of for a job of `count` processes, in words."""
     has = [
-        ("CPUs", asked.cpus * count, p.cpus),
+        ("nodes", asked.nodes, p.nodes),
+        ("CPUs", asked.cpus * count // asked.nodes, p.cpus),
         ("GiB of memory", asked.memory_gb, p.memory_gb),
         ("minutes", asked.minutes, p.max_minutes),
-        ("GPUs", asked.gpus, p.gpus if p.gpus is not None or p.has_gpus else 0),
+        ("GPUs", asked.gpus // asked.nodes, p.gpus if p.gpus is not None or p.has_gpus else 0),
         ("GiB of GPU memory", gpu_memory_gb if asked.gpus else None, p.gpu_memory_gb),
     ]
     return [
@@ -168,6 +169,8 @@ def require_places(plan: Plan, profile: Profile) -> None:
 
 def _no_place(node: Node, size: float | None, profile: Profile) -> str:
     asked, count = node.resources, processes(node)
+    if asked.gpus % asked.nodes:
+        return f"the profile gives it {asked.gpus} GPUs, not evenly shared out over {asked.nodes} nodes"
     memory = rule_for(node.kind.name, size, profile).gpu_memory_gb
     named = asked.partition or profile.partition
     if named is None:
@@ -184,5 +187,6 @@ def _no_place(node: Node, size: float | None, profile: Profile) -> str:
 def in_words(asked: Resources, count: int, gpu_memory_gb: float | None = None) -> str:
     gpus = f"{asked.gpus} GPU{'s' * (asked.gpus > 1)}"
     gpus += f" of {gpu_memory_gb:g} GiB" if gpu_memory_gb else ""
-    words = [f"{asked.cpus * count} CPU{'s' * (asked.cpus * count > 1)}", f"{asked.memory_gb:g} GiB"]
+    words = [f"{asked.nodes} nodes"] if asked.nodes > 1 else []
+    words += [f"{asked.cpus * count} CPU{'s' * (asked.cpus * count > 1)}", f"{asked.memory_gb:g} GiB"]
     return ", ".join([*words, *([gpus] if asked.gpus else []), f"{asked.minutes} minutes"])

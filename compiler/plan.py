@@ -382,7 +382,7 @@ def _members(
 def _asked(node: Node) -> tuple[object, ...]:
     """What a node asks of the scheduler, cheaply compared."""
     r = node.resources
-    return r.cpus, r.gpus, r.memory_gb, r.minutes, r.partition, processes(node)
+    return r.cpus, r.gpus, r.memory_gb, r.minutes, r.nodes, r.partition, processes(node)
 
 
 def _order(rank: int, segment: int, reads: Sequence[_Order], *ahead: _Order) -> _Order:

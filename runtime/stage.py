@@ -21,9 +21,14 @@ class Resources(Frozen):
     """What one job of a stage asks of the machine or the scheduler."""
 
     cpus: int = speed(1, doc="CPU cores; also the threads of the job's libraries", ge=1)
-    gpus: int = speed(0, doc="GPUs", ge=0)
-    memory_gb: float = speed(4.0, doc="memory in GiB", gt=0)
+    gpus: int = speed(0, doc="GPUs of the job, on all its nodes together", ge=0)
+    memory_gb: float = speed(4.0, doc="memory in GiB, on each node", gt=0)
     minutes: int = speed(60, doc="time limit in minutes", ge=1)
+    nodes: int = speed(
+        1,
+        doc="nodes that the `parallel` processes and the GPUs of a training are shared out over, on Slurm",
+        ge=1,
+    )
     partition: str | None = nothing(None, doc="Slurm partition, where the profile's is not right")
 
 
@@ -47,6 +52,28 @@ class Problem:
 
 def no_problems(config: Any, inputs: Mapping[str, Port]) -> Iterable[Problem]:
     return ()
+
+
+def shared_out(kind: StageKind, config: StageConfig) -> Iterable[Problem]:
+    """What keeps a job from being shared out evenly over the nodes that it asks for."""
+    asked = config.resources or kind.resources
+    if asked.nodes == 1:
+        return
+    parallel = getattr(config, "parallel", None)
+    if parallel is None:
+        message = f"`{kind.name}` has no `parallel` processes to share out over {asked.nodes} nodes"
+        yield Problem("AC321", "resources", message, "leave `nodes` out")
+    elif parallel.processes % asked.nodes:
+        message = f"{parallel.processes} processes cannot be shared out evenly over {asked.nodes} nodes"
+        yield Problem(
+            "AC321",
+            "resources",
+            message,
+            "make `processes` of `parallel`, their total, a multiple of `nodes`",
+        )
+    elif asked.gpus % asked.nodes:
+        message = f"{asked.gpus} GPUs cannot be shared out evenly over {asked.nodes} nodes"
+        yield Problem("AC321", "resources", message, "make `gpus`, their total, a multiple of `nodes`")
 
 
 def no_templates(config: Any, inputs: Mapping[str, Port]) -> Iterable[str]:

@@ -146,6 +146,18 @@ class Plain(Backend):
         with warnings.catch_warnings():  # torch renamed an argument that accelerate still passes
             warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)
             self.model, self.optimizer = self.accelerator.prepare(scorer, optimizer)
+        if self.world > 1:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Pass once in vain: DDP lays its buckets out anew after the first, which changes the order of sums.
+
+        Else the first step after a resumption would not give the bits of the same step in a whole run.
+        """
+        ids = torch.zeros(1, 2, dtype=torch.long, device=self.device)
+        nothing = self.model(ids, ids == ids, ids.flatten()).sum() * 0.0
+        self.accelerator.backward(nothing)
+        self.optimizer.zero_grad()
 
     @contextmanager
     def accumulating(self, *, last: bool) -> Iterator[None]:

@@ -1,27 +1,24 @@
-"""One rank of a training job, started by `runtime.training.launch`.
+"""One rank of a training job, started by `runtime.training.ranks`.
 
 python -m runtime.training.rank STORE DESCRIPTION.json MODULE:FUNCTION
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
-import time
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from runtime.files import read_json, write_json
-from runtime.job import Job, JobError, open_job
-from runtime.signals import STOPS
+from runtime.files import read_json
+from runtime.job import JobError, open_job
+from runtime.signals import HEARD, STOPS
 from runtime.store import Store
-from runtime.training.launch import INTERRUPTED, REFUSED, find_entry
+from runtime.training.line import DONE, FAILED, INTERRUPTED, REFUSED, Line
 
-_PR_SET_PDEATHSIG = 1
+FROM_SLURM = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID"}
 
 
 class _Stopped(BaseException):
@@ -29,48 +26,39 @@ class _Stopped(BaseException):
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise _Stopped
+    # Slurm may ask each rank too, and so twice: the second time changes nothing, the step is being finished.
+    if frame is None or not HEARD:
+        raise _Stopped
 
 
-def _die_with_parent() -> None:
-    """Have the kernel kill this process when its parent ends, however it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(os.environ["ALIGNC_PARENT"]):
-        sys.exit("the parent has ended already")
+def _work(store: str, description: str, entry: str) -> tuple[int, str, str]:
+    """Do this rank's work; returns how it ended: code, message, traceback."""
+    try:
+        from runtime.training.launch import find_entry  # slow: torch
+
+        find_entry(entry)(open_job(Store(Path(store)), read_json(Path(description))))
+    except _Stopped:
+        return INTERRUPTED, "", ""
+    except JobError as error:
+        return REFUSED, str(error), traceback.format_exc()
+    except (Exception, SystemExit) as error:
+        return FAILED, f"{type(error).__name__}: {error}", traceback.format_exc()
+    return DONE, "", ""
 
 
-def _record(job: Job, error: Exception) -> None:
-    rank = int(os.environ["RANK"])
-    told: dict[str, Any] = {
-        "rank": rank,
-        "time": time.time(),
-        "refused": isinstance(error, JobError),
-        "message": str(error),
-        "traceback": traceback.format_exc(),
-    }
-    write_json(job.scratch / f"failure-{rank}.json", told)
-
-
-def main() -> int:
-    _die_with_parent()
+def main() -> None:
     for number in STOPS:
         signal.signal(number, _stop)
-    store, description, entry = sys.argv[1:]
-    job = open_job(Store(Path(store)), read_json(Path(description)))
-    try:
-        find_entry(entry)(job)
-    except _Stopped:
-        return INTERRUPTED
-    except Exception as error:
-        _record(job, error)
-        return REFUSED if isinstance(error, JobError) else 1
-    return 0
+    for name, source in FROM_SLURM.items():
+        os.environ.setdefault(name, os.environ.get(source, ""))
+    line = Line(int(os.environ["RANK"]), os.environ.get("SLURMD_NODENAME", ""))
+    end = _work(*sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    line.end(*end)
+    # Other ranks may hang in a collective with this one, and so would the tidy end of its group.
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Other ranks may hang in a collective with this one, and so would the tidy end of its group.
-    os._exit(code)
+    main()

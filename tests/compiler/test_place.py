@@ -63,6 +63,8 @@ def profile(**told: Any) -> Profile:
         ({"gpus": 1, "minutes": 30}, 1, 80, "debug"),
         ({"gpus": 8, "minutes": 31}, 1, None, "h100"),
         ({"gpus": 9}, 1, None, None),
+        ({"gpus": 16, "nodes": 2}, 16, None, "h100"),  # a node of the job has its share
+        ({"gpus": 8, "nodes": 2}, 8, None, "a100"),
         ({"gpus": 1, "minutes": 2881}, 1, None, None),
     ],
 )
@@ -75,6 +77,13 @@ def test_what_a_partition_does_not_say_bounds_nothing_and_counts_as_large() -> N
     assert best_fit(Resources(cpus=999), 1, site) == "small"
     assert best_fit(Resources(minutes=601), 1, site) == "any"
     assert best_fit(Resources(gpus=16), 1, site) == "gpu"
+
+
+def test_several_nodes_need_a_partition_that_allows_them() -> None:
+    site = profile(partitions={"small": {"nodes": 1, "cpus": 8}, "large": {"nodes": 4, "cpus": 16}})
+    assert best_fit(Resources(cpus=8), 1, site) == "small"
+    assert best_fit(Resources(cpus=8, nodes=2), 2, site) == "large"
+    assert best_fit(Resources(cpus=8, nodes=8), 8, site) is None
 
 
 RULES = [

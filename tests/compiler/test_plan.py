@@ -187,6 +187,29 @@ def test_gpus_are_asked_for(tmp_path: Path) -> None:
     assert "#SBATCH --gres=gpu:2\n" in emit.to_sbatch(plan, any_type, Store(tmp_path))
 
 
+def test_a_training_over_several_nodes(tmp_path: Path) -> None:
+    """GPUs and processes are those of the job, shared out evenly; memory and CPUs are not."""
+    text = HEAD + (
+        "axes: {nodes: [1, 2, 4]}\nstages:\n"
+        "  prompts: {kind: prepare, source: tasks}\n"
+        "  data: {kind: demonstrate, prompts: prompts, teacher: weak}\n"
+        "  tune: {kind: sft, model: tiny, data: data, epochs: 1, learning_rate: 1e-3, "
+        "max_length: '50${nodes}', parallel: {processes: 8}, "
+        "resources: {nodes: '${nodes}', gpus: 8, cpus: 3, memory_gb: 2, minutes: 60}}\n"
+    )
+    plan = make_plan(compile_text(tmp_path, text), State())
+    asked = [script_text(job, PROFILE, token="t", logs="l", store="s", work="w") for job in plan.jobs[-3:]]
+    wanted = ("--nodes", "--ntasks", "--cpus-per-task", "--mem", "--gres")
+    told = [[line[8:] for line in text.splitlines() if line[8:].startswith(wanted)] for text in asked]
+    assert told == [
+        ["--nodes=1", "--ntasks=1", "--cpus-per-task=24", "--mem=2048M", "--gres=gpu:a100:8"],
+        ["--nodes=2", "--ntasks-per-node=4", "--cpus-per-task=3", "--mem=2048M", "--gres=gpu:a100:4"],
+        ["--nodes=4", "--ntasks-per-node=2", "--cpus-per-task=3", "--mem=2048M", "--gres=gpu:a100:2"],
+    ]
+    assert plan.estimate.gpu_hours_at_most == 3 * 8.0
+    assert throttle(plan.jobs[-1], Profile.model_validate({"max_gpus": 16})) == 2
+
+
 @pytest.mark.parametrize(
     ("told", "gpus", "most"),
     [
