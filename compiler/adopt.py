@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from compiler.describe import describe_jobs
 from compiler.errors import UsageError, near
 from compiler.graph import readings
+from compiler.output.describe import describe_jobs
 from compiler.program import Program
 from runtime.artifacts import Port
 from runtime.claims import try_claim

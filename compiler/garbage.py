@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from compiler.program import Program
-from compiler.queue import look
+from compiler.slurm.queue import look
 from runtime.claims import owner_of, try_claim
 from runtime.files import read_json
 from runtime.identity import trajectory_key

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from compiler.errors import Span
-from compiler.interpolate import Label
-from compiler.spec import Declaration
+from compiler.frontend.interpolate import Label
+from compiler.frontend.spec import Declaration
 from runtime.artifacts import Port
 from runtime.job import CHOICE
 from runtime.stage import Resources, StageConfig, StageKind

@@ -19,8 +19,8 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from compiler.describe import description_path, write_descriptions
-from compiler.plan import MADE, Plan, Step, processes
+from compiler.output.describe import description_path, write_descriptions
+from compiler.planning.plan import MADE, Plan, Step, processes
 from runtime.files import read_json
 from runtime.run_job import Outcome
 from runtime.run_task import run_child

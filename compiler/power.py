@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from compiler.errors import UsageError
-from runtime import power
 from runtime.interchange.alpaca_eval import Annotation, by_instruction, read_annotations
-from runtime.statistics import mean, win
+from runtime.statistics import power
+from runtime.statistics.estimates import mean, win
 
 TEMPLATE = "judge/pairwise.j2"
 

@@ -11,16 +11,16 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from compiler.chain import chain
 from compiler.errors import Diagnostic, SpecError
-from compiler.expand import expand
+from compiler.frontend.expand import expand
+from compiler.frontend.link import link
+from compiler.frontend.lint import lint
+from compiler.frontend.source import load
+from compiler.frontend.spec import Declaration, Spec, read_spec
+from compiler.frontend.tables import Table, resolve_tables
 from compiler.graph import Graph
-from compiler.identify import Chosen, Identity, identify, nothing_chosen
-from compiler.link import link
-from compiler.lint import lint
-from compiler.source import load
-from compiler.spec import Declaration, Spec, read_spec
-from compiler.tables import Table, resolve_tables
+from compiler.planning.chain import chain
+from compiler.planning.identify import Chosen, Identity, identify, nothing_chosen
 from runtime import templates
 from runtime.fingerprint import fingerprint
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from compiler.errors import UsageError
 from runtime.interchange.alpaca_eval import Annotation, read_annotations, read_outputs, with_texts
-from runtime.intervals import Components, components
-from runtime.score import Compared, Interval, Score, average_length, compare, score
+from runtime.statistics.intervals import Components, components
+from runtime.statistics.score import Compared, Interval, Score, average_length, compare, score
 
 if TYPE_CHECKING:
     from runtime.interchange.alpaca_eval import Output
-    from runtime.length_control import LengthControlled
+    from runtime.statistics.length_control import LengthControlled
 
 Role = Literal["models", "seeds", "repeats"]
 
@@ -108,7 +108,7 @@ def _only(names: Iterator[str]) -> str:
 def _length_controlled(
     asked: Asked, name: str, baseline: str, rows: Sequence[Annotation], reference: Sequence[Output]
 ) -> LengthControlled | None:
-    from runtime.length_control import (
+    from runtime.statistics.length_control import (
         NO_WEIGHTS,
         align,
         fit,

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from compiler.local import Event, LocalRun, Progress
-from compiler.plan import MADE
+from compiler.planning.plan import MADE
 from runtime.store import Store
 
 

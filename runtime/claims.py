@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.slurm_task import slurm_id, turn
+from runtime.slurm.task import slurm_id, turn
 
 STALE_S = 300.0
 SILENT_S = 60.0

@@ -22,7 +22,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from runtime.again import adjusted
 from runtime.claims import Claim, ClaimLost, try_claim
 from runtime.files import read_json, write_json
 from runtime.identity import trajectory_key
@@ -30,6 +29,7 @@ from runtime.job import SCRATCH, Blocked, Job, JobError, open_job, reached
 from runtime.provenance import Meter, environment
 from runtime.realise import realise
 from runtime.signals import STOPS, WARNING
+from runtime.slurm.again import adjusted
 from runtime.spending import gpu_hours, require_gpu_hours
 from runtime.stage import stage_kind
 from runtime.store import Store

@@ -15,11 +15,11 @@ import threading
 import time
 from pathlib import Path
 
-from runtime.again import take_again
 from runtime.files import read_json
-from runtime.requeue import take_another_turn
 from runtime.run_job import Interrupted, Outcome, run_job
 from runtime.signals import HEARD, WARNING
+from runtime.slurm.again import take_again
+from runtime.slurm.requeue import take_another_turn
 from runtime.store import Store
 
 _PR_SET_PDEATHSIG = 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.files import digest_text, write_json, write_rows
-from runtime.statistics import win_rate
+from runtime.statistics.estimates import win_rate
 from runtime.store import Store
 
 ENVIRONMENT = {

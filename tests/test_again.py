@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from compiler.again import answers, with_asks
-from compiler.cluster import Profile
-from compiler.describe import write_descriptions
-from compiler.plan import Plan, State, make_plan
+from compiler.output.describe import write_descriptions
+from compiler.planning.plan import Plan, State, make_plan
 from compiler.program import Program
-from compiler.queue import Look, Queued
-from compiler.retry import forget_failures
-from compiler.slurm import make_script
-from compiler.status import node_states
-from runtime.again import limits_of, write_again
+from compiler.site.profile import Profile
+from compiler.slurm.again import answers, with_asks
+from compiler.slurm.queue import Look, Queued
+from compiler.slurm.retry import forget_failures
+from compiler.slurm.script import make_script
+from compiler.watching.status import node_states
 from runtime.files import write_json
+from runtime.slurm.again import limits_of, write_again
 from runtime.store import Store
 from tests.compiler.specs import compile_text
 from tests.specs import LIGHT

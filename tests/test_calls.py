@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from runtime.limits import Place
-from runtime.submission import Call, _options, array_of, dependency
+from runtime.slurm.limits import Place
+from runtime.slurm.submission import Call, _options, array_of, dependency
 
 A, B, NONE = ("a.json",), ("b.json",), ()
 

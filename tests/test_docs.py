@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from compiler.explanations import error_reference
-from compiler.reference import language_reference
-from compiler.schema import profile_schema, spec_schema, to_text
+from compiler.manual.explanations import error_reference
+from compiler.manual.reference import language_reference
+from compiler.manual.schema import profile_schema, spec_schema, to_text
 from runtime.stage import stage_kinds
 from tests.commands import alignc
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from compiler.schema import profile_schema, spec_schema, to_text
+from compiler.manual.schema import profile_schema, spec_schema, to_text
 from runtime.stage import stage_kinds
 from tests.compiler.specs import STUDY
 from tests.language_server import LanguageServer

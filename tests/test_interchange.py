@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from compiler.adopt import Unfit, check_rows
 from compiler.errors import UsageError
+from compiler.output.write import write
 from compiler.program import Program, compile_spec
 from compiler.score import Asked, gather
-from compiler.write import write
 from runtime.artifacts import Port
 from runtime.declare import AlpacaEvalSource, PreferencesSource
 from runtime.files import read_json, read_rows, write_rows
@@ -23,7 +23,7 @@ from runtime.interchange.alpaca_eval import read_leaderboard
 from runtime.interchange.preferences import as_messages, pair_of
 from runtime.job import JobError
 from runtime.sources import read
-from runtime.statistics import win_rate
+from runtime.statistics.estimates import win_rate
 from runtime.store import Store
 from tests.commands import alignc
 from tests.specs import LIGHT

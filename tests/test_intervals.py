@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.intervals import bootstrap, components, paired_bootstrap
-from runtime.power import (
+from runtime.statistics.estimates import mcnemar, mean, paired_difference, standard_error, wilson
+from runtime.statistics.intervals import bootstrap, components, paired_bootstrap
+from runtime.statistics.power import (
     correlation,
     detectable,
     deviation_of,
@@ -18,7 +19,6 @@ from runtime.power import (
     power,
     prompts_needed,
 )
-from runtime.statistics import mcnemar, mean, paired_difference, standard_error, wilson
 
 finite = st.floats(-100, 100).map(lambda x: round(x, 3))
 

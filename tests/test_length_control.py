@@ -19,7 +19,7 @@ from runtime.interchange.alpaca_eval import (
     with_texts,
 )
 from runtime.job import JobError
-from runtime.length_control import (
+from runtime.statistics.length_control import (
     FOLDS,
     GAMED_WEIGHT,
     GRID,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runtime.limits import Place, bounds, configuration, known_tasks, max_array_size
+from runtime.slurm.limits import Place, bounds, configuration, known_tasks, max_array_size
 
 CONFIG = """\
 Configuration data as of 2026-11-21T07:54:20

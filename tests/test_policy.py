@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from runtime import again as module
-from runtime.again import adjusted, limits_of, micro_batch, read_again, take_again, write_again
 from runtime.files import read_json, write_json
-from runtime.kinds import Kind
-from runtime.policy import UNASKED, Again, Asked, Most, Policy, UsedUp, answer
+from runtime.slurm import again as module
+from runtime.slurm.again import adjusted, limits_of, micro_batch, read_again, take_again, write_again
+from runtime.slurm.kinds import Kind
+from runtime.slurm.policy import UNASKED, Again, Asked, Most, Policy, UsedUp, answer
 from runtime.store import Store
 
 HAD = Asked(memory_gb=32, minutes=60, micro_batch=8, node="n2")

@@ -15,13 +15,13 @@ import pytest
 
 from compiler.errors import UsageError
 from compiler.program import Program
-from compiler.queue import GRACE_S, KEEP_S, look, look_now, submissions
-from compiler.reasons import waits
-from compiler.status import SILENT_S, NodeState, node_states, report, to_text
-from runtime.again import write_again
+from compiler.slurm.queue import GRACE_S, KEEP_S, look, look_now, submissions
+from compiler.slurm.reasons import waits
+from compiler.watching.status import SILENT_S, NodeState, node_states, report, to_text
 from runtime.claims import owner_record
 from runtime.files import write_json
-from runtime.policy import Again
+from runtime.slurm.again import write_again
+from runtime.slurm.policy import Again
 from runtime.store import Store
 from tests.compiler.specs import compile_text
 from tests.specs import LIGHT

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from compiler import remote
 from compiler.errors import SpecError, UsageError
-from compiler.login import Login, Mirror, in_shell
-from compiler.parcel import Parcel, parcel
 from compiler.program import compile_spec
-from compiler.remote import site_of
-from compiler.ssh import Host
+from compiler.remote import errand as remote
+from compiler.remote.errand import site_of
+from compiler.remote.login import Login, Mirror, in_shell
+from compiler.remote.parcel import Parcel, parcel
+from compiler.remote.ssh import Host
 from runtime import __version__
 from tests.commands import alignc, artifacts
 from tests.conftest import Cluster

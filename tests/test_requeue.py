@@ -11,10 +11,10 @@ import pytest
 
 from runtime import run_task
 from runtime.files import read_json, write_json
-from runtime.requeue import IDLE_TURNS, TURNS, idle_turns, take_another_turn
 from runtime.run_job import Outcome
 from runtime.signals import HEARD
-from runtime.slurm_task import slurm_id
+from runtime.slurm.requeue import IDLE_TURNS, TURNS, idle_turns, take_another_turn
+from runtime.slurm.task import slurm_id
 from runtime.store import Store
 from runtime.training.stops import Stop
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from compiler.describe import describe_jobs, write_descriptions
+from compiler.output.describe import describe_jobs, write_descriptions
 from compiler.program import Program
 from runtime.files import read_json, write_json
 from runtime.run_job import Outcome, run_job

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.files import open_text, read_rows
-from runtime.statistics import (
+from runtime.statistics.estimates import (
     beta_share,
     mcnemar,
     mean_over_seeds,
@@ -250,8 +250,7 @@ def test_statistics_needs_no_heavy_library() -> None:
     import subprocess
     import sys
 
-    program = (
-        "import sys, runtime.statistics; print([m for m in ('numpy', 'scipy', 'torch') if m in sys.modules])"
-    )
+    heavy = "('numpy', 'scipy', 'torch')"
+    program = f"import sys, runtime.statistics.estimates; print([m for m in {heavy} if m in sys.modules])"
     done: Any = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from runtime.again import read_again, write_again
 from runtime.files import read_json, write_json
-from runtime.kinds import Kind, kind_said
-from runtime.policy import Again
 from runtime.run_job import Outcome, run_job
+from runtime.slurm.again import read_again, write_again
+from runtime.slurm.kinds import Kind, kind_said
+from runtime.slurm.policy import Again
 from runtime.store import Store
 from runtime.training import loop, state
 from tests.support import made, run, scratch

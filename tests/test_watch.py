@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from compiler import selectors
-from compiler.cancel import with_dependents
-from compiler.queue import Look
-from compiler.retry import forget_failures
-from compiler.status import PHASES, Report, node_states, report, stage_lines
-from compiler.watch import LOCAL_S, LONGEST_S, SHORTEST_S, Watcher, interval
-from compiler.watch_screen import View, press, rows, screen
+from compiler.planning import selectors
+from compiler.slurm.cancel import with_dependents
+from compiler.slurm.queue import Look
+from compiler.slurm.retry import forget_failures
+from compiler.watching.screen import View, press, rows, screen
+from compiler.watching.status import PHASES, Report, node_states, report, stage_lines
+from compiler.watching.watch import LOCAL_S, LONGEST_S, SHORTEST_S, Watcher, interval
 from runtime.claims import try_claim
 from runtime.files import write_json
 from runtime.spending import tried_gpu_hours

@@ -19,8 +19,8 @@ from compiler.commands.common import (
 from compiler.errors import UsageError
 
 if TYPE_CHECKING:
-    from compiler.cancel import Task
     from compiler.program import Program
+    from compiler.slurm.cancel import Task
     from runtime.store import Store
 
 
@@ -50,7 +50,7 @@ def command(
     """
     from dataclasses import replace
 
-    from compiler import cancel, submission
+    from compiler.slurm import cancel, submission
 
     selectors = replace(selectors, select=(*nodes, *selectors.select))
     if not selectors.select:
@@ -78,8 +78,8 @@ def command(
 
 def _find(program: Program, store: Store, chosen: frozenset[int]) -> list[Task]:
     """What makes these nodes now. Says what is out of reach; raises UsageError where Slurm is silent."""
-    from compiler.cancel import find_tasks
-    from compiler.queue import look
+    from compiler.slurm.cancel import find_tasks
+    from compiler.slurm.queue import look
 
     seen = look(store)
     if seen.problem and any(task.awaited for task in seen.tasks.values()):

@@ -52,7 +52,7 @@ def _document(spec: str, overrides: tuple[str, ...], store: Store, form: str) ->
     import json
 
     from compiler.errors import SpecError
-    from compiler.findings import to_json, to_sarif
+    from compiler.manual.findings import to_json, to_sarif
     from compiler.program import compile_spec
 
     wrong = False

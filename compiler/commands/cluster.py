@@ -22,9 +22,9 @@ def detect(out: str | None) -> None:
     alignc cluster detect --out ~/.config/alignc/clusters/mysite.yaml
     alignc doctor --cluster mysite
     """
-    from compiler.detect import draft
     from compiler.errors import UsageError
-    from compiler.slurm_facts import read_site
+    from compiler.site.detect import draft
+    from compiler.site.facts import read_site
 
     site = read_site()
     if site is None:

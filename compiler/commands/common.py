@@ -17,15 +17,15 @@ from click.core import ParameterSource
 from compiler.errors import UsageError, render
 
 if TYPE_CHECKING:
-    from compiler.cluster import Profile
     from compiler.cost.amounts import Costs
     from compiler.cost.budget import Held
-    from compiler.plan import Plan
+    from compiler.planning.plan import Plan
+    from compiler.planning.promise import Arguments
     from compiler.program import Program
-    from compiler.promise import Arguments
-    from compiler.queue import Look
+    from compiler.site.profile import Profile
+    from compiler.slurm.queue import Look
+    from runtime.slurm.submission import Made
     from runtime.store import Store
-    from runtime.submission import Made
 
 
 def store_option(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,7 +74,7 @@ def go_to_login(spec: str, cluster: str | None, *, copies: bool = True, results:
     """
     if cluster is None:
         return
-    from compiler.remote import Errand, carry_out, site_of
+    from compiler.remote.errand import Errand, carry_out, site_of
 
     site = site_of(cluster, spec)
     if site is None:
@@ -142,7 +142,7 @@ def select_nodes(program: Program, store: Store, selectors: Selectors) -> frozen
     """The nodes that the options choose; None where they are not given."""
     if not (selectors.select or selectors.exclude):
         return None
-    from compiler.selectors import World, choose
+    from compiler.planning.selectors import World, choose
 
     chosen = choose(World(program, lambda: _words(program, store)), selectors.select, selectors.exclude)
     if not chosen:
@@ -152,7 +152,7 @@ def select_nodes(program: Program, store: Store, selectors: Selectors) -> frozen
 
 def _words(program: Program, store: Store) -> Sequence[frozenset[str]]:
     """For each node what `state:` can ask for: its phase and what a plan would do with it."""
-    from compiler.status import node_states
+    from compiler.watching.status import node_states
 
     phases = node_states(program, store, look_once(store))
     steps = plan_of(program, store, seen=look_once(store)).steps
@@ -180,9 +180,9 @@ def compile_(spec: str, overrides: tuple[str, ...], store: Store) -> Program:
     """The compiled spec; its warnings are printed."""
     # Hardly anything that is made here goes again soon: looking for garbage takes a third of the time.
     gc.disable()
+    from compiler.planning.promise import SUFFIX, is_promise
+    from compiler.planning.survey import choices
     from compiler.program import compile_spec
-    from compiler.promise import SUFFIX, is_promise
-    from compiler.survey import choices
 
     if spec.endswith(SUFFIX) and is_promise(Path(spec)):
         raise UsageError(f"{spec} is a plan: `run` and `submit` carry it out; name its spec here")
@@ -196,7 +196,7 @@ def compile_(spec: str, overrides: tuple[str, ...], store: Store) -> Program:
 
 def look_once(store: Store) -> Look:
     """One look at the queue for a command that only tells: Slurm is asked once, however often this is."""
-    from compiler.queue import look
+    from compiler.slurm.queue import look
 
     kept = click.get_current_context().meta
     if "look" not in kept:
@@ -220,15 +220,15 @@ def plan_of(
 
     seen: a look at the queue, also one to which Slurm did not answer; None: it has to answer now.
     """
-    from compiler.memory import Past, remembered
-    from compiler.plan import make_plan
-    from compiler.queue import look_now
-    from compiler.survey import choices, survey
+    from compiler.planning.memory import Past, remembered
+    from compiler.planning.plan import make_plan
+    from compiler.planning.survey import choices, survey
+    from compiler.slurm.queue import look_now
 
     seen = look_now(store) if seen is None else seen
     state = survey(store, program.identities, {key: t.slurm_id for key, t in seen.queued.items()})
     if profile is not None:
-        from compiler.again import answers, with_asks
+        from compiler.slurm.again import answers, with_asks
 
         over = state.sealed | state.busy.keys()
         told = answers(program, store, seen.tasks, over, profile, force=force)
@@ -263,7 +263,7 @@ def history_of(store: Store) -> Callable[[str], float | None]:
 
 def remember_plan(plan: Plan, store: Store) -> None:
     """Keep what the nodes are that it carries out, so that the next plan can tell what has changed."""
-    from compiler.memory import remember
+    from compiler.planning.memory import remember
 
     steps = zip(plan.steps, plan.program.identities, strict=True)
     nodes = [(step.node, identity) for step, identity in steps if step.action not in ("skip", "blocked")]
@@ -274,7 +274,7 @@ def asked_for(
     spec: str, store_path: str, overrides: tuple[str, ...], selectors: Selectors, cluster: str | None = None
 ) -> tuple[Arguments, dict[str, Any] | None]:
     """What a command is asked to carry out: a spec, or a plan on file with what that was made from."""
-    from compiler.promise import SUFFIX, Arguments, read_promise
+    from compiler.planning.promise import SUFFIX, Arguments, read_promise
 
     if not spec.endswith(SUFFIX):
         asked = Arguments(
@@ -291,7 +291,7 @@ def asked_for(
 
 def keep_plan(path: str, plan: Plan, asked: Arguments, profile: Profile) -> None:
     """Write a plan to a file that `submit` and `run` can carry out. Raises UsageError."""
-    from compiler.promise import SUFFIX, promise_json
+    from compiler.planning.promise import SUFFIX, promise_json
     from runtime.files import canonical, write_atomic
 
     if not path.endswith(SUFFIX):
@@ -304,7 +304,7 @@ def keep_plan(path: str, plan: Plan, asked: Arguments, profile: Profile) -> None
 
 def hold_promise(promised: dict[str, Any] | None, plan: Plan, profile: Profile) -> None:
     """Raise UsageError where a plan on file no longer says what would be done."""
-    from compiler.promise import broken
+    from compiler.planning.promise import broken
 
     moved = broken(promised, plan, profile) if promised is not None else []
     if moved:
@@ -315,7 +315,7 @@ def hold_promise(promised: dict[str, Any] | None, plan: Plan, profile: Profile) 
 @contextmanager
 def submitting(store: Store) -> Iterator[None]:
     """One submission at a time, and after what a killed one left is cleared up."""
-    from compiler import submission
+    from compiler.slurm import submission
 
     lock = submission.submission_lock(store)
     try:
@@ -329,7 +329,8 @@ def plan_to_submit(
     program: Program, store: Store, profile: Profile, selected: frozenset[int] | None, *, force: bool = False
 ) -> Plan:
     """What `submit` would do; `force`: also with what failed too often."""
-    from compiler import place, submission
+    from compiler.planning import place
+    from compiler.slurm import submission
 
     most = submission.max_array_size(profile)
     made = plan_of(
@@ -347,7 +348,7 @@ def plan_to_submit(
 
 def submit_plan(made: Plan, store: Store, profile: Profile) -> None:
     """Submit a plan that was looked through, and say what was submitted."""
-    from compiler import submission
+    from compiler.slurm import submission
 
     if made.again:
         _keep_tries(made, store)
@@ -358,7 +359,7 @@ def submit_plan(made: Plan, store: Store, profile: Profile) -> None:
 
 def _keep_tries(made: Plan, store: Store) -> None:
     """Keep what the next tries of failed nodes have, and tell it."""
-    from runtime.again import write_again
+    from runtime.slurm.again import write_again
 
     told: dict[str, list[str]] = {}
     for index in made.to_run():
@@ -392,7 +393,7 @@ def with_tables(program: Program, selected: frozenset[int] | None, *, tell: bool
     """The program with those tables only whose nodes are all selected; `tell` what the others lack."""
     if selected is None:
         return program
-    from compiler.selectors import World
+    from compiler.planning.selectors import World
 
     nodes, keys = program.graph.nodes, program.keys
     chosen = {keys[i] for i in selected}  # equal work under another name will do
@@ -410,7 +411,7 @@ def with_tables(program: Program, selected: frozenset[int] | None, *, tell: bool
 
 def profile_of(program: Program, name: str | None) -> Profile:
     """The cluster profile that is named on the command line, else in the spec, else the empty one."""
-    from compiler.cluster import load_profile
+    from compiler.site.profile import load_profile
 
     named = program.spec.cluster
     if name is None and named is not None:
@@ -420,7 +421,7 @@ def profile_of(program: Program, name: str | None) -> Profile:
 
 def local_profile(program: Program) -> Profile:
     """What the spec's cluster profile says of prices; its hardware is not that of this machine."""
-    from compiler.cluster import load_profile
+    from compiler.site.profile import load_profile
 
     empty = load_profile(None, Path(program.spec.path))
     try:
@@ -474,7 +475,7 @@ def with_prices(program: Program, profile: Profile) -> Program:
 
 
 def print_tables(program: Program, store: Store) -> None:
-    from compiler.describe import describe_tables
+    from compiler.output.describe import describe_tables
     from runtime.results.load import load_tables
     from runtime.results.text import render_text
 

@@ -42,9 +42,9 @@ def command(
     """
     from dataclasses import replace
 
-    from compiler import diff
+    from compiler.frontend.revision import at_revision
+    from compiler.planning import diff
     from compiler.program import compile_spec
-    from compiler.revision import at_revision
 
     if spec_b is not None and against is not None:
         raise UsageError("give a second spec or --against, not both")

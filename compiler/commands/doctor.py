@@ -21,9 +21,9 @@ from compiler.commands.common import (
 from compiler.errors import UsageError
 
 if TYPE_CHECKING:
-    from compiler.cluster import Profile
-    from compiler.doctor import Check
     from compiler.program import Program
+    from compiler.site.doctor import Check
+    from compiler.site.profile import Profile
     from runtime.store import Store
 
 COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
@@ -65,7 +65,7 @@ def command(
     if program is not None:
         profile = profile_of(program, cluster)
     else:
-        from compiler.cluster import load_profile
+        from compiler.site.profile import load_profile
 
         profile = load_profile(cluster, Path("spec.yaml"))
         if profile.login is not None:
@@ -90,11 +90,11 @@ def _checks(
     """Every check in turn; each is told as soon as it is made."""
     import shutil
 
-    from compiler import doctor
     from compiler.cost.prices import read_tables
-    from compiler.doctor_disk import check_disk, trial_folder
-    from compiler.doctor_jobs import check_nodes, probe_here
-    from compiler.slurm_facts import read_site
+    from compiler.site import doctor
+    from compiler.site.doctor_disk import check_disk, trial_folder
+    from compiler.site.doctor_jobs import check_nodes, probe_here
+    from compiler.site.facts import read_site
 
     needs = doctor.needs_of(program)
     missing = [name for name in COMMANDS if shutil.which(name) is None]
@@ -140,7 +140,7 @@ def _document(checks: list[Check], counts: dict[str, int]) -> None:
     import json
     from dataclasses import asdict
 
-    from compiler.doctor import SCHEMA
+    from compiler.site.doctor import SCHEMA
 
     told: dict[str, Any] = {"schema": SCHEMA, "counts": counts, "checks": [asdict(c) for c in checks]}
     click.echo(json.dumps(told, indent=2, ensure_ascii=False))

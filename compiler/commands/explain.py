@@ -34,8 +34,8 @@ def command(
     alignc explain specs/quickstart.yaml 'weak_sft[seed=0,learning_rate=0.001,epoch=2]'
     alignc explain specs/quickstart.yaml base --format json
     """
-    from compiler.emit import SIGNS
-    from compiler.explain import explain, to_json, to_text
+    from compiler.output.emit import SIGNS
+    from compiler.planning.explain import explain, to_json, to_text
 
     store = open_store(store_path)
     program = compile_(spec, overrides, store)
@@ -44,7 +44,7 @@ def command(
         ids = [program.graph.nodes[i].id for i in chosen[:3]]
         raise UsageError(f"`{node}` is {len(chosen)} nodes: name fewer, such as {', '.join(ids)}")
     if cluster is not None:
-        from compiler.place import placed
+        from compiler.planning.place import placed
 
         program = placed(program, profile_of(program, cluster))
     made = plan_of(program, store)

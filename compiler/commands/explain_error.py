@@ -15,7 +15,7 @@ def command(code: str | None) -> None:
     alignc explain-error
     """
     from compiler.errors import CODES, UsageError, near
-    from compiler.explanations import explanations
+    from compiler.manual.explanations import explanations
 
     if code is None:
         click.echo("\n".join(f"{known}  {title}" for known, title in CODES.items()))

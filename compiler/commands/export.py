@@ -42,10 +42,10 @@ def command(
     scripts/run.sh && scripts/results.sh    on this machine
     """
     from compiler.errors import UsageError
-    from compiler.export import write_export
-    from compiler.place import placed, require_places
-    from compiler.plan import State, make_plan
-    from compiler.submission import max_array_size
+    from compiler.output.export import write_export
+    from compiler.planning.place import placed, require_places
+    from compiler.planning.plan import State, make_plan
+    from compiler.slurm.submission import max_array_size
 
     store = open_store(store_path)
     program = compile_(spec, overrides, store)

@@ -44,7 +44,7 @@ def command(
     """
     from compiler import garbage
     from compiler.errors import UsageError
-    from compiler.submission import submission_lock
+    from compiler.slurm.submission import submission_lock
 
     if bool(specs) == everything:
         raise UsageError("name every spec whose artifacts shall stay, or say `--all` to remove everything")

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from compiler.errors import UsageError
-from compiler.starter import QUESTIONS, STARTERS, Starter, starter_text
+from compiler.manual.starter import QUESTIONS, STARTERS, Starter, starter_text
 
 
 @click.command("init", short_help="Write a starter spec, by question or by flag.")
@@ -29,7 +29,7 @@ def command(file: str, template: str | None, force: bool, **given: str | None) -
     alignc init study.yaml --template quickstart
     alignc init study.yaml --template sft-dpo --data chats.jsonl --model models/qwen
     """
-    from compiler.schema import spec_schema, to_text
+    from compiler.manual.schema import spec_schema, to_text
     from runtime.stage import installed_kinds
 
     path = Path(file)

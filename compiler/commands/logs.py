@@ -20,7 +20,7 @@ from compiler.commands.common import (
 from compiler.errors import UsageError
 
 if TYPE_CHECKING:
-    from compiler.watch import Watcher
+    from compiler.watching.watch import Watcher
 
 
 @click.command("logs")
@@ -48,7 +48,7 @@ def command(
     alignc logs specs/quickstart.yaml state:failed
     alignc logs -f specs/quickstart.yaml 'tune[seed=0,learning_rate=0.001]'
     """
-    from compiler.watch import Watcher
+    from compiler.watching.watch import Watcher
 
     selectors = replace(selectors, select=(*nodes, *selectors.select))
     if not selectors.select:
@@ -73,7 +73,7 @@ def command(
 
 def _follow(watcher: Watcher, lines: int | None) -> None:
     """Print logs as they grow; a title where it is another's turn. Ctrl-C stops following only."""
-    from compiler.follow import follow
+    from compiler.watching.follow import follow
 
     chosen = {i: watcher.program.identities[i].asked for i in sorted(watcher.selected or ())}
     before = ""

@@ -65,10 +65,10 @@ def command(
     alignc plan specs/quickstart.yaml --cluster mysite --out plan.json; alignc submit plan.json
     alignc plan specs/quickstart.yaml --format html > plan.html
     """
-    from compiler import emit
     from compiler.cost import table
-    from compiler.place import placed, require_places
-    from compiler.submission import max_array_size
+    from compiler.output import emit
+    from compiler.planning.place import placed, require_places
+    from compiler.slurm.submission import max_array_size
 
     go_to_login(spec, cluster)
     store = open_store(store_path)
@@ -87,7 +87,7 @@ def command(
     if form == "sbatch":
         click.echo(emit.to_sbatch(made, profile, store))
     elif form == "html":
-        from compiler.page import CostWords, to_html
+        from compiler.output.page import CostWords, to_html
 
         nodes = {index: table.in_words(cost) for index, cost in costs.nodes.items()}
         words = CostWords(table.summary(made, costs, budget), table.stage_words(made, costs), nodes)

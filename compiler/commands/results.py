@@ -42,8 +42,8 @@ def command(
     alignc results specs/quickstart.yaml --out paper/tables
     alignc results specs/quickstart.yaml --select table:main
     """
-    from compiler.describe import describe_tables
     from compiler.errors import UsageError
+    from compiler.output.describe import describe_tables
     from runtime.results.write import write_results
 
     go_to_login(spec, cluster, results=out or "")

@@ -47,9 +47,9 @@ def command(
     """
     from dataclasses import replace
 
-    from compiler.cancel import with_dependents
-    from compiler.retry import forget_failures
-    from compiler.submission import require_slurm
+    from compiler.slurm.cancel import with_dependents
+    from compiler.slurm.retry import forget_failures
+    from compiler.slurm.submission import require_slurm
 
     named = (*nodes, *(["state:failed", "state:lost"] if failed else []), *selectors.select)
     if not named:

@@ -17,8 +17,8 @@ def command(out: str | None, profile: bool) -> None:
     alignc schema --out .alignc/spec.schema.json
     alignc schema --profile --out clusters/profile.schema.json
     """
-    from compiler.schema import profile_schema, spec_schema, to_text
-    from compiler.starter import MODELINE
+    from compiler.manual.schema import profile_schema, spec_schema, to_text
+    from compiler.manual.starter import MODELINE
     from runtime.stage import installed_kinds
 
     text = to_text(profile_schema() if profile else spec_schema(installed_kinds()))

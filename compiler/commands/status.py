@@ -45,7 +45,7 @@ def command(
     alignc status specs/quickstart.yaml --watch --cluster mysite
     alignc status specs/quickstart.yaml --nodes --select 'state:failed|blocked'
     """
-    from compiler.status import report, to_json, to_text
+    from compiler.watching.status import report, to_json, to_text
 
     if watch and (every_node or form == "json"):
         raise UsageError("`--watch` shows stages, nodes and logs: leave `--nodes` and `--format` out")
@@ -55,8 +55,8 @@ def command(
     selected = select_nodes(program, store, selectors)
     usual = history_of(store)
     if watch:
-        from compiler.watch import Watcher, watch_plain
-        from compiler.watch_screen import watch_live
+        from compiler.watching.screen import watch_live
+        from compiler.watching.watch import Watcher, watch_plain
 
         watcher = Watcher(program, overrides, store, selected, usual)
         live = sys.stdout.isatty() and sys.stdin.isatty()

@@ -41,8 +41,8 @@ def command(
     alignc submit plan.json      what `alignc plan --out plan.json` showed, or nothing
     alignc status specs/quickstart.yaml --store /shared/me/store
     """
-    from compiler.promise import SUFFIX
-    from compiler.submission import require_slurm
+    from compiler.planning.promise import SUFFIX
+    from compiler.slurm.submission import require_slurm
 
     go_to_login(spec, cluster, copies=not spec.endswith(SUFFIX))  # a plan on file is on the host
     require_slurm()

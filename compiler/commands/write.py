@@ -41,7 +41,7 @@ def command(
     alignc write specs/quickstart.yaml 'labels[seed=0]' --as messages --out pairs.jsonl
     """
     from compiler.errors import UsageError
-    from compiler.write import write
+    from compiler.output.write import write
 
     store = open_store(store_path)
     program = compile_(spec, overrides, store)

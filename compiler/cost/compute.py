@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from compiler.cluster import Profile
 from compiler.cost.amounts import Range, exactly
 from compiler.cost.history import History, Speed
 from compiler.cost.models import Size
+from compiler.site.profile import Profile
 from runtime.stage import Resources
 
 TRAIN, FORWARD = 6.0, 2.0  # FLOPs a parameter and token

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from typing import Any
 
-from compiler.cluster import Profile
 from compiler.cost.amounts import NOTHING, Cost, Costs, Range, exactly, total
 from compiler.cost.compute import (
     FORWARD,
@@ -33,8 +32,9 @@ from compiler.cost.models import GUESSED
 from compiler.cost.prices import PAID
 from compiler.cost.words import short
 from compiler.graph import Node
-from compiler.plan import processes
+from compiler.planning.plan import processes
 from compiler.program import Program
+from compiler.site.profile import Profile
 
 RETRIES = Range(1.0, 1.02, 1.1)  # requests that are asked, and may be billed, again
 VERDICT = Range(3, 6, 12)  # tokens of a verdict and nothing else

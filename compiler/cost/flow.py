@@ -18,7 +18,7 @@ from compiler.cost.history import History, llm_name
 from compiler.cost.models import GUESSED, Size
 from compiler.cost.prices import Price
 from compiler.graph import Binding, Node
-from compiler.plan import processes
+from compiler.planning.plan import processes
 from compiler.program import Program
 from runtime import templates
 from runtime.stages.prepare import shares

@@ -66,8 +66,8 @@ def read_tables(given: str | Mapping[str, TokenPrice] | None) -> Tables:
 
 
 def _read(path: Path) -> tuple[str, Mapping[str, TokenPrice]]:
-    from compiler.source import parse
-    from compiler.validate import validate
+    from compiler.frontend.source import parse
+    from compiler.frontend.validate import validate
 
     try:
         tree, problems = parse(path.read_text(encoding="utf-8"), str(path))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from compiler.cost.amounts import Cost, Costs, Range, total
 from compiler.cost.words import dollars, duration, short, spread
-from compiler.plan import Plan
+from compiler.planning.plan import Plan
 
 if TYPE_CHECKING:
     from compiler.cost.budget import Held

@@ -7,7 +7,7 @@ from typing import Any
 
 from runtime.job import JobError
 from runtime.sources.pick import text
-from runtime.statistics import win
+from runtime.statistics.estimates import win
 
 Message = dict[str, str]
 PAIR = ("prompt", "chosen", "rejected")

@@ -22,7 +22,7 @@ from runtime.results.description import (
 from runtime.results.jobs import Job, one_line, survey
 from runtime.results.metrics import metric_of
 from runtime.results.table import Cell, Column, Comparison, Member, Published, Row, Table, interval95
-from runtime.statistics import mean, paired_difference, standard_error
+from runtime.statistics.estimates import mean, paired_difference, standard_error
 from runtime.store import Damaged, Store
 
 METRICS = "metrics.json"

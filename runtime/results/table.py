@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from runtime.results.metrics import Metric
-from runtime.statistics import normal_quantile, t_quantile, wilson
+from runtime.statistics.estimates import normal_quantile, t_quantile, wilson
 
 
 @cache

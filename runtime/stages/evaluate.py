@@ -140,7 +140,7 @@ def _items(
 
 def _metrics(items: Sequence[Mapping[str, Any]], preferences: Sequence[float | None]) -> dict[str, Any]:
     """The metrics by name, in percent but for counts and lengths; null where nothing defines one."""
-    from runtime.statistics import mean, standard_error, win_rate
+    from runtime.statistics.estimates import mean, standard_error, win_rate
 
     metrics: dict[str, Any] = {}
     if preferences:

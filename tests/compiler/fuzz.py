@@ -24,9 +24,9 @@ from typing import Any
 import yaml
 
 from compiler.errors import CODES, SpecError, render
-from compiler.findings import to_json, to_sarif
+from compiler.frontend.spec import TOP
+from compiler.manual.findings import to_json, to_sarif
 from compiler.program import compile_spec
-from compiler.spec import TOP
 from runtime.stage import stage_kinds
 from tests.compiler.specs import STUDY
 from tests.golden import GOLDEN

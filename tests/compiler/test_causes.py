@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from compiler.causes import causes, effects, pairs, recipes
+from compiler.planning.causes import causes, effects, pairs, recipes
 from compiler.program import Program, compile_spec
 from tests.compiler.specs import HEAD, STUDY, node_ids
 

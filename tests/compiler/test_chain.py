@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from compiler import emit
-from compiler.cluster import Profile
-from compiler.plan import Plan, State, make_plan
+from compiler.output import emit
+from compiler.planning.plan import Plan, State, make_plan
 from compiler.program import Program
+from compiler.site.profile import Profile
 from runtime.store import Store
 from tests.compiler.specs import STUDY, compile_text, node_ids
 

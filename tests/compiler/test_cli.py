@@ -92,7 +92,7 @@ def test_a_budget_is_held(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "over budget: 0 spent and" in text and "of 0.01 GPU-hours" in text
 
 
-@pytest.mark.parametrize("module", ["compiler", "compiler.cli", "compiler.program", "compiler.plan"])
+@pytest.mark.parametrize("module", ["compiler", "compiler.cli", "compiler.program", "compiler.planning.plan"])
 def test_the_compiler_loads_nothing_heavy(module: str) -> None:
     heavy = ("torch", "transformers", "submitit", "networkx", "numpy", "openai")
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"

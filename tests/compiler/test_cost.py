@@ -9,7 +9,6 @@ from typing import Any
 import jsonschema
 import pytest
 
-from compiler.cluster import Profile, load_profile
 from compiler.cost.amounts import Cost, Costs, Range, exactly, observed
 from compiler.cost.budget import hold, require
 from compiler.cost.counts import Count, Memory, count_rows, count_source
@@ -19,9 +18,10 @@ from compiler.cost.flow import Facts, Lm, template_characters
 from compiler.cost.models import Size, characters_per_token, size_of
 from compiler.cost.prices import Price, price_of, priced, read_tables
 from compiler.cost.words import dollars, duration, short
-from compiler.describe import describe_jobs
 from compiler.errors import SpecError, UsageError
+from compiler.output.describe import describe_jobs
 from compiler.program import Program
+from compiler.site.profile import Profile, load_profile
 from runtime.declare import JsonlSource, ModelDecl, OpenAiLLM, ShareGptSource
 from runtime.files import write_json
 from runtime.spending import Spent

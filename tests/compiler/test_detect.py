@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from compiler.cluster import load_profile
-from compiler.detect import draft
-from compiler.slurm_facts import Site, parse_gpus, parse_minutes, parse_partitions, read_site
+from compiler.site.detect import draft
+from compiler.site.facts import Site, parse_gpus, parse_minutes, parse_partitions, read_site
+from compiler.site.profile import load_profile
 from tests.golden import check_golden
 
 

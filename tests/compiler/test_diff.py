@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from compiler.diff import Difference, compare, to_json, to_text
+from compiler.planning.diff import Difference, compare, to_json, to_text
 from tests.commands import alignc
 from tests.compiler.specs import STUDY, compile_text
 from tests.golden import check_golden

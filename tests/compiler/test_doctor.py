@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from compiler import doctor, doctor_disk
-from compiler.cluster import Profile
-from compiler.doctor import Check, Needs
+from compiler.site import doctor, doctor_disk
+from compiler.site.doctor import Check, Needs
+from compiler.site.profile import Profile
 from runtime.probe import HERE, probe
 from runtime.provenance import code_digest
 from tests.commands import alignc

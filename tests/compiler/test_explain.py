@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from compiler.emit import SIGNS
-from compiler.explain import explain, to_text
-from compiler.plan import State, make_plan
+from compiler.output.emit import SIGNS
+from compiler.planning.explain import explain, to_text
+from compiler.planning.plan import State, make_plan
 from compiler.program import compile_spec
 from tests.commands import alignc
 from tests.compiler.specs import STUDY, node_ids

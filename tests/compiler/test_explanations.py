@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from compiler.errors import CODES, Diagnostic, SpecError
-from compiler.explanations import PRELUDE, RIGHT, WRONG, explanations
+from compiler.manual.explanations import PRELUDE, RIGHT, WRONG, explanations
 from compiler.program import compile_spec
 from tests.commands import alignc
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compiler.failures import ADVICE, WORDS, Kind, failure_of, kind_of
+from compiler.slurm.failures import ADVICE, WORDS, Kind, failure_of, kind_of
 from runtime.files import write_json
 from runtime.store import Store
 

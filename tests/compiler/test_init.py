@@ -12,9 +12,9 @@ import jsonschema
 import pytest
 
 from compiler.errors import SpecError
+from compiler.frontend.source import parse
+from compiler.manual.starter import QUESTIONS, STARTERS
 from compiler.program import compile_spec
-from compiler.source import parse
-from compiler.starter import QUESTIONS, STARTERS
 from runtime.templates import names
 from tests.commands import ALIGNC, alignc
 

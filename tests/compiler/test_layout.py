@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from compiler.layout import BOX_GAP, ROW_GAP, ROW_HEIGHT, Drawing, draw
+from compiler.output.layout import BOX_GAP, ROW_GAP, ROW_HEIGHT, Drawing, draw
 
 STEP = ROW_HEIGHT + ROW_GAP
 

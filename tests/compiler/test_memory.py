@@ -9,9 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from compiler import emit
-from compiler.memory import remember, remembered
-from compiler.plan import Plan, State, make_plan
+from compiler.output import emit
+from compiler.planning.memory import remember, remembered
+from compiler.planning.plan import Plan, State, make_plan
 from compiler.program import Program, compile_spec
 from runtime.store import Store
 from tests.commands import alignc

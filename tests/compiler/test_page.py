@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from compiler import page
-from compiler.causes import recipes
-from compiler.cluster import Profile
-from compiler.emit import SIGNS
 from compiler.errors import Span
-from compiler.page import MAX_BYTES, CostWords, to_html
-from compiler.plan import Plan, State, make_plan
+from compiler.output import page
+from compiler.output.emit import SIGNS
+from compiler.output.page import MAX_BYTES, CostWords, to_html
+from compiler.planning.causes import recipes
+from compiler.planning.plan import Plan, State, make_plan
 from compiler.program import Program
+from compiler.site.profile import Profile
 from runtime.store import Store
 from tests.commands import alignc
 from tests.compiler.specs import HEAD, STUDY, compile_text

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from compiler import emit
-from compiler.cluster import Profile
 from compiler.errors import SpecError, UsageError
-from compiler.place import best_fit, placed, require_places, rule_for
-from compiler.plan import Plan, State, make_plan
+from compiler.output import emit
+from compiler.planning.place import best_fit, placed, require_places, rule_for
+from compiler.planning.plan import Plan, State, make_plan
+from compiler.site.profile import Profile
 from runtime.stage import Resources
 from runtime.store import Store
 from tests.compiler.specs import HEAD, compile_text
@@ -181,7 +181,7 @@ def test_what_fits_nowhere_is_told_before_submission(tmp_path: Path, told: Any, 
 
 
 def test_a_rule_for_an_unknown_kind_is_refused(tmp_path: Path) -> None:
-    from compiler.cluster import load_profile
+    from compiler.site.profile import load_profile
 
     (tmp_path / "site.yaml").write_text("resources:\n  - {kind: stf, gpus: 1}\n")
     with pytest.raises(UsageError, match=r"site.yaml:2:12: there is no stage kind `stf`|did you mean `sft`"):

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compiler import emit
-from compiler.cluster import Profile
-from compiler.plan import JobGroup, Plan, State, make_plan
+from compiler.output import emit
+from compiler.planning.plan import JobGroup, Plan, State, make_plan
 from compiler.program import Program
-from compiler.slurm import script_text, throttle
+from compiler.site.profile import Profile
+from compiler.slurm.script import script_text, throttle
 from runtime.stage import Resources
 from runtime.store import Store
 from tests.compiler.specs import HEAD, STUDY, compile_text

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from compiler import promise
-from compiler.cluster import Profile
 from compiler.errors import UsageError
-from compiler.plan import Plan, State, make_plan
+from compiler.planning import promise
+from compiler.planning.plan import Plan, State, make_plan
+from compiler.planning.promise import Arguments, broken, promise_json, read_promise
 from compiler.program import Program, compile_spec
-from compiler.promise import Arguments, broken, promise_json, read_promise
+from compiler.site.profile import Profile
 from tests.commands import alignc
 from tests.compiler.specs import STUDY, node_ids
 from tests.specs import LIGHT

@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from compiler.cluster import Profile
 from compiler.errors import SpecError
-from compiler.schema import profile_schema, spec_schema
-from compiler.source import parse
-from compiler.spec import TOP, Budget, TableSpec
+from compiler.frontend.source import parse
+from compiler.frontend.spec import TOP, Budget, TableSpec
+from compiler.manual.schema import profile_schema, spec_schema
+from compiler.site.profile import Profile
 from runtime import declare
 from runtime.fields import result
 from runtime.stage import StageConfig, StageKind, stage_kind, stage_kinds

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compiler.errors import UsageError
-from compiler.plan import State, make_plan
-from compiler.selectors import (
+from compiler.planning.plan import State, make_plan
+from compiler.planning.selectors import (
     ALL,
     Atom,
     Condition,

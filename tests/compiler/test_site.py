@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from compiler import emit
-from compiler.cluster import Profile
-from compiler.plan import State, make_plan
+from compiler.output import emit
+from compiler.planning.plan import State, make_plan
 from compiler.program import Program
-from compiler.site import node_path
+from compiler.site.profile import Profile
+from compiler.site.shell import node_path
 from runtime.store import Store
 from tests.compiler.specs import HEAD, compile_text
 from tests.golden import check_golden
@@ -93,10 +93,10 @@ def program(tmp_path: Path) -> Program:
 def test_golden_scripts_of_a_site(
     program: Program, name: str, container: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from compiler.place import placed
+    from compiler.planning.place import placed
 
     monkeypatch.setattr("sys.executable", "/venv/bin/python")
-    monkeypatch.setattr("compiler.slurm.description_file", lambda *_: Path("/shared/s/end.json"))
+    monkeypatch.setattr("compiler.slurm.script.description_file", lambda *_: Path("/shared/s/end.json"))
     profile = Profile.model_validate({**SITE, "container": container})
     text = emit.to_sbatch(
         make_plan(placed(program, profile), State()), profile, Store(Path("/shared/a store"))

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from compiler.errors import Diagnostic, SpecError
-from compiler.source import load, parse
+from compiler.frontend.source import load, parse
 
 
 def read(files: dict[str, str], *overrides: str):

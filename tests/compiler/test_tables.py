@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from compiler.describe import describe_tables
 from compiler.errors import SpecError
+from compiler.output.describe import describe_tables
 from tests.compiler.specs import STUDY, compile_text
 
 BY_AXIS = (

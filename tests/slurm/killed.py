@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from runtime import submission
+from runtime.slurm import submission
 
 _left = int(sys.argv.pop(1))
 

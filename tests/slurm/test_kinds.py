@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from compiler.failures import Kind, kind_of
+from compiler.slurm.failures import Kind, kind_of
 from tests.conftest import Cluster
 
 pytestmark = pytest.mark.slurm

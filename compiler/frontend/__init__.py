@@ -1,0 +1,1 @@
+"""Spec text -> typed graph: YAML with places, sections, axes, references, warnings."""

@@ -1,0 +1,1 @@
+"""What is generated for readers and editors: reference, schemas, error pages, starters."""

@@ -1,0 +1,1 @@
+"""What a plan or an artifact becomes outside: text, pages, descriptions, exports."""

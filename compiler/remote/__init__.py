@@ -1,0 +1,1 @@
+"""Commands that are carried out on a login host, over ssh."""

@@ -1,0 +1,1 @@
+"""Status of an experiment, once or again and again, and its logs."""

@@ -1,0 +1,1 @@
+"""Estimates with intervals: win rates, differences, length control, power."""
