@@ -59,16 +59,24 @@ def check(tree: Located, axes: Mapping[str, Iterable[AxisValue]]) -> list[Diagno
                     Diagnostic("AC201", f"there is no axis `{axis}`", scalar.span, near(axis, axes))
                 )
             elif attribute:
-                problems += _check_field(axis, attribute, axes[axis], scalar.span)
+                alone = _HOLE.fullmatch(scalar.value) is not None
+                problems += _check_field(axis, attribute, axes[axis], scalar.span, alone=alone)
     return problems
 
 
-def _check_field(axis: str, attribute: str, values: Iterable[AxisValue], span: Span) -> list[Diagnostic]:
+def _check_field(
+    axis: str, attribute: str, values: Iterable[AxisValue], span: Span, *, alone: bool
+) -> list[Diagnostic]:
+    """`alone`: nothing else stands in the value, so that null may be meant."""
     problems: list[Diagnostic] = []
     for value in values:
-        if _field(value, attribute) is None:
+        found = _field(value, attribute)
+        if found is None or (found.value is None and not alone):
             what = f"the value `{value.label}` of axis `{axis}`"
-            if value.record is None:
+            if found is not None:
+                message = f"`{attribute}` of {what} is null, which cannot stand in a text"
+                hint = f"give it a value, or let `${{{axis}.{attribute}}}` stand alone"
+            elif value.record is None:
                 message, hint = f"{what} is no record", f"give it fields: `{value.label}: {{...}}`"
             else:
                 message, hint = f"{what} has no field `{attribute}`", near(attribute, value.record.items)
@@ -80,7 +88,7 @@ def _field(value: AxisValue, attribute: str) -> Located | None:
     """A field of an axis value's record, such as `epochs` or `optimizer.epochs`."""
     path = attribute.split(".")
     found, depth = value.record.find(path) if value.record else (None, 0)
-    return found if found and depth == len(path) and found.value is not None else None
+    return found if found and depth == len(path) else None
 
 
 def _value(name: str, chosen: Mapping[str, AxisValue]) -> tuple[Any, Span]:

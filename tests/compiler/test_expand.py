@@ -249,3 +249,16 @@ def test_a_sweep_of_dpo_shares_the_reference(tmp_path: Path) -> None:
     lengths = STUDY.replace("learning_rate: 1e-4}", "learning_rate: 1e-4, sweep: {max_length: [300, 400]}}")
     found = node_ids(compile_text(tmp_path, lengths.split("tables:")[0]))
     assert not any("~reference" in i for i in found)
+
+
+NULLS = """axes: {arm: {whole: {limit: null}, part: {limit: 3}}}
+stages: {p: {kind: prepare, source: tasks, note: "WRITTEN", limit: "${arm.limit}"}}"""
+
+
+def test_a_field_of_an_axis_may_be_null_where_it_stands_alone(tmp_path: Path) -> None:
+    program = compile_text(tmp_path, HEAD + NULLS)
+    assert [node.config.model_dump()["limit"] for node in program.graph.nodes] == [None, 3]
+    with pytest.raises(SpecError) as caught:
+        compile_text(tmp_path, HEAD + NULLS.replace("WRITTEN", "first ${arm.limit}"))
+    assert [d.code for d in caught.value.diagnostics] == ["AC202"]
+    assert "is null, which cannot stand in a text" in caught.value.diagnostics[0].message
