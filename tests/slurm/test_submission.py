@@ -133,7 +133,7 @@ def test_submissions_killed_at_random(slurm: Cluster, tmp_path: Path) -> None:
         for seed in range(kills):
             words = ("submit", "light.yaml", "--store", "s", "--set", f"axes.seed=[{seed}]")
             process = start(*words, cwd=tmp_path)
-            time.sleep(chance.uniform(0.2, 1.0))
+            time.sleep(chance.uniform(0.15, 0.6))
             process.kill()
             process.communicate()
             hit += process.returncode == -9
