@@ -8,6 +8,7 @@ chat services show. The address is a secret: no message holds it. What goes wron
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import sys
@@ -70,6 +71,8 @@ def address(webhook: Mapping[str, str | None], environment: Mapping[str, str] = 
         return Path(file).expanduser().read_text(encoding="utf-8").strip()
     except OSError as error:
         raise LookupError(f"{file} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise LookupError(f"{file} is no text") from error
 
 
 def post(url: str, message: Mapping[str, Any]) -> str:
@@ -83,8 +86,10 @@ def post(url: str, message: Mapping[str, Any]) -> str:
                 return ""
         except urllib.error.HTTPError as error:
             problem = f"the webhook answers {error.code}"
-        except ValueError:
+        except (ValueError, http.client.InvalidURL):
             return "the webhook's address is no URL"
+        except http.client.HTTPException as error:
+            problem = f"the webhook gives no answer that makes sense ({type(error).__name__})"
         except OSError as error:
             reason = getattr(error, "reason", error)
             problem = (

@@ -187,3 +187,30 @@ def test_no_more_than_its_partition_has(world: World) -> None:
     assert world.submit() and world.step() == ("run", "again with 6 GB: ran out of memory with 4")
     world.failed("MemoryError: ")
     assert world.step()[1].startswith("ran out of memory with 6 GB, and may have no more")
+
+
+LEGS = """\
+experiment: legs
+models: {tiny: {init: {hidden_size: 64}, chat: plain}}
+llms: {weak: {provider: simulated}}
+sources: {tasks: {kind: world, size: 40}}
+stages:
+  prompts: {kind: prepare, source: tasks}
+  data: {kind: demonstrate, prompts: prompts, teacher: weak}
+  tune: {kind: sft, model: tiny, data: data, epochs: 2, checkpoint_every: 1, learning_rate: 1e-3}
+"""
+
+
+def test_a_leg_whose_turn_never_came_has_not_failed(tmp_path: Path, store: Store) -> None:
+    """Both legs share a task, which ended with the first."""
+    program = compile_text(tmp_path, LEGS)
+    ids = [node.id for node in program.graph.nodes]
+    keys = {id_: program.identities[i].asked for i, id_ in enumerate(ids)}
+    task = Queued("7", "NODE_FAIL", submitted=time.time())
+    tasks = {keys["tune[epoch=1]"]: task, keys["tune[epoch=2]"]: task}
+    done = frozenset(keys[id_] for id_ in ("prompts", "data"))
+    profile = Profile.model_validate({"retry": {"node_failure": {"times": 1}}})
+    first = answers(program, store, tasks, done, profile)
+    assert set(first.again) == {keys["tune[epoch=1]"]}
+    second = answers(program, store, tasks, done | {keys["tune[epoch=1]"]}, profile)
+    assert set(second.again) == {keys["tune[epoch=2]"]}

@@ -21,7 +21,8 @@ TASKS = """\
 12;0;ann;team;normal;main;RUNNING;alignc:0a1b;
 12;1;ann;team;normal;main;PENDING;(null);
 13;N/A;bob;other;fast;main;PENDING;one;two;
-14;N/A;ann;team;normal;main;COMPLETED;(null);
+14;N/A;ann;team;normal;main;COMPLETED;a comment
+of two lines;
 """
 
 

@@ -149,17 +149,19 @@ def bin_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of scripts in the place of Slurm's commands; what they are called with is kept."""
     folder = tmp_path / "bin"
     for name in ("scontrol", "scancel", "sinfo"):
-        script(folder, name, f'echo {name} "$@" >> {tmp_path}/calls')
-    script(folder, "sinfo", "echo '64000+;infinite'; echo '128000;1-12:30:00'")
+        script(folder, name, f'echo {name} "$@" >> {tmp_path}/calls; echo ExcNodeList=n[8-9]')
+    script(folder, "sinfo", "echo 'main*;2;64000+;infinite'; echo 'main*;1;128000;1-12:30:00'")
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     limits_of.cache_clear()
     return folder
 
 
 def test_the_limits_of_a_partition(bin_: Path) -> None:
-    assert limits_of("main") == Most(125.0, float("inf"))
-    script(bin_, "sinfo", "echo '128000;1-12:30:00'; echo '1000;30:00'; echo nonsense")
-    assert limits_of("low") == Most(125.0, 36 * 60 + 30)
+    assert limits_of("main") == Most(125.0, float("inf"), 3)
+    script(bin_, "sinfo", "echo 'low;1;128000;1-12:30:00'; echo 'low;1;1000;30:00'; echo nonsense")
+    assert limits_of("low") == Most(125.0, 36 * 60 + 30, 2)
+    script(bin_, "sinfo", "echo 'big;9;999000;infinite'; echo 'small*;2;1;30:00'")
+    assert limits_of(None) == Most(float("inf"), 30, 2)  # the default one; it does not say its memory
     script(bin_, "sinfo", "exit 1")
     assert limits_of("gone") == Most()
 
@@ -189,7 +191,11 @@ def calls(store: Store) -> list[str]:
 
 def test_a_job_requeues_itself_and_asks_for_what_it_needs(store: Store, failed: list[dict[str, Any]]) -> None:
     assert take_again(store, failed, since=6.0)
-    assert calls(store) == ["scontrol requeue 7", "scontrol update JobId=7 ExcNodeList=n2"]
+    assert calls(store) == [
+        "scontrol requeue 7",
+        "scontrol show job 7",
+        "scontrol update JobId=7 ExcNodeList=n[8-9],n2",
+    ]
     told = adjusted(store, failed[0])
     assert told["config"]["micro_batch"] == 4 and told["again"]["tries"] == {"out_of_gpu_memory": 1}
     # The next job of the task has the same trouble ahead; its own tries are not used up.

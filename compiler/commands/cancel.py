@@ -15,6 +15,7 @@ from compiler.commands.common import (
     open_store,
     select_nodes,
     select_options,
+    submitting,
 )
 from compiler.errors import UsageError
 
@@ -50,7 +51,7 @@ def command(
     """
     from dataclasses import replace
 
-    from compiler.slurm import cancel, submission
+    from compiler.slurm import cancel
 
     selectors = replace(selectors, select=(*nodes, *selectors.select))
     if not selectors.select:
@@ -67,12 +68,10 @@ def command(
         click.echo(f"{task.name}: {', '.join(task.nodes)}")
     if not yes and not click.confirm(f"Cancel {'these' if len(tasks) > 1 else 'this'}?"):
         return
-    lock = submission.submission_lock(store)
-    try:
-        again = [t for t in _find(program, store, chosen) if t in tasks]  # time has passed
+    agreed = {node for task in tasks for node in task.nodes}
+    with submitting(store):  # time has passed, and what waited may have been submitted
+        again = [t for t in _find(program, store, chosen) if agreed.issuperset(t.nodes)]
         stopped = sum(1 for _ in cancel.stop(store, again))
-    finally:
-        lock.release()
     click.echo(f"cancelled {stopped} of {len(tasks)}")
 
 

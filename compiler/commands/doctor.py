@@ -89,6 +89,7 @@ def _checks(
 ) -> Iterator[Check]:
     """Every check in turn; each is told as soon as it is made."""
     import shutil
+    import subprocess
 
     from compiler.cost.prices import read_tables
     from compiler.site import doctor
@@ -113,9 +114,13 @@ def _checks(
         with trial_folder(store.root) as folder:
             yield from check_disk(store.root, folder)
             if site is None:
-                told = probe_here(folder, needs)
+                try:
+                    told = probe_here(folder, needs)
+                except (ValueError, subprocess.SubprocessError) as error:
+                    yield doctor.Check("this machine", "problem", f"Python does not get through: {error}")
+                    return
                 yield from doctor.check_machine("this machine", told, needs, profile, on_slurm=False)
-            else:
+            elif "sbatch" not in missing:
                 yield from check_nodes(folder, profile, site, needs, wait)
     except OSError as error:
         where = error.filename or store.root

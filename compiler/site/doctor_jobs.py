@@ -68,13 +68,13 @@ def check_nodes(folder: Path, profile: Profile, site: Site, needs: Needs, wait_s
         while waiting and time.monotonic() < deadline:
             states = _states(waiting)
             for probe in list(waiting):
-                found = list(_found(probe, folder, states, profile, needs))
+                found = [] if states is None else list(_found(probe, folder, states, profile, needs))
                 if found:
                     yield from found
                     waiting.remove(probe)
             time.sleep(POLL_S if waiting else 0)
         for probe in waiting:
-            yield _late(probe, _states([probe]), wait_s)
+            yield _late(probe, _states([probe]) or {}, wait_s)
     finally:  # also where a person will not wait
         if waiting:
             subprocess.run(["scancel", *(p.slurm_id for p in waiting)], capture_output=True, check=False)
@@ -105,10 +105,12 @@ def _send(folder: Path, partition: str | None, profile: Profile, needs: Needs) -
     return Probe(partition, gpus, name, sbatch(folder, text, []))
 
 
-def _states(probes: Sequence[Probe]) -> dict[str, tuple[str, str]]:
-    """Slurm id -> state and reason, of jobs that Slurm still knows."""
+def _states(probes: Sequence[Probe]) -> dict[str, tuple[str, str]] | None:
+    """Slurm id -> state and reason, of jobs that Slurm still knows; None where it does not answer."""
     ids = ",".join(probe.slurm_id for probe in probes)
-    told = ask("squeue", "--noheader", "--states=all", f"--jobs={ids}", "--format=%i|%T|%r") or ""
+    told = ask("squeue", "--noheader", "--states=all", f"--jobs={ids}", "--format=%i|%T|%r")
+    if told is None:
+        return None
     rows = (line.split("|", 2) for line in told.splitlines() if line.count("|") >= 2)
     return {job: (state, reason) for job, state, reason in rows}
 

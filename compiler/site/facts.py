@@ -45,11 +45,12 @@ class SlurmPartition:
     def described(self) -> Partition:
         """As a profile describes it: of each thing what its largest node has."""
         largest = self.hardware[0] if self.hardware else None
+        memory_gb = max((h.memory_gb for h in self.hardware), default=0)
         told = {
             "max_minutes": self.max_minutes,
             "nodes": min(filter(None, (self.max_nodes, sum(h.nodes for h in self.hardware))), default=None),
             "cpus": max((h.cpus for h in self.hardware), default=None),
-            "memory_gb": max((h.memory_gb for h in self.hardware), default=None),
+            "memory_gb": memory_gb or None,  # 0 where the site does not say
             "gpus": largest.gpus if largest else None,
             "gpu_type": (largest.gpu_type or None) if largest else None,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -56,10 +57,11 @@ def answers(
         key, asked = identity.key, identity.asked
         task = tasks.get(key) or tasks.get(asked)
         ended = task is not None and task.state not in (NEW, "COMPLETED")
+        ended = ended and not _never_begun(program, index, tasks, over)
         if key in over or not (ended or asked in failures or asked in working):
             continue
         before = read_again(store, asked) if asked in working else Again()
-        before = replace(before, tries={}) if force else before
+        before = Again() if force else before
         if ended or asked in failures:
             try:
                 before = _answer(program, store, index, task, before, profile, force=force)
@@ -71,6 +73,16 @@ def answers(
         if before.why:
             again[key] = replace(before, tries={}) if force else before
     return Answers(again, why, held)
+
+
+def _never_begun(program: Program, index: int, tasks: Mapping[str, Queued], over: frozenset[str]) -> bool:
+    """Whether a leg's task ended with a leg before it, so that its own turn never came."""
+    follows = program.graph.nodes[index].follows
+    if follows is None or program.identities[follows].key in over:
+        return False
+    both = [program.identities[i] for i in (index, follows)]
+    mine, before = (tasks.get(i.key) or tasks.get(i.asked) for i in both)
+    return mine is not None and before is not None and mine.slurm_id == before.slurm_id
 
 
 def _answer(
@@ -87,17 +99,20 @@ def _answer(
     node, identity = program.graph.nodes[index], program.identities[index]
     failure = failure_of(store, identity.asked, **told_of(task))
     of = failure.time or (task.submitted if task is not None else 0.0)
+    most = _most(node.resources.partition or profile.partition, profile)
     if of and of == before.of:  # that try was prepared, and did not come about
-        return before
+        memory_gb, minutes = min(before.memory_gb, most.memory_gb), min(before.minutes, most.minutes)
+        return replace(before, memory_gb=memory_gb, minutes=int(minutes))
     if failure.kind is Kind.EXCEPTION and failure.repeats >= REPEATS and not force:
         raise UsedUp(f"the same error {failure.repeats} times: {failure.line}")
     rule = profile.retry.rule(failure.kind)
     if rule is None:
         return replace(before, of=0.0)
-    had = had_last(_described(store, program, index), before, last_node(store.claim_folder(identity.asked)))
+    claims = (store.claim_folder(k) for k in (identity.key, identity.asked))
+    on = next(filter(None, map(last_node, claims)), "")
+    had = had_last(_described(store, program, index), before, on)
     if _given_more(node, had):
         return replace(before, tries={}, of=0.0)
-    most = _most(node.resources.partition or profile.partition, profile)
     return answer(rule, failure.kind, had, before, of=of, most=most)
 
 
@@ -106,7 +121,11 @@ def _most(name: str | None, profile: Profile) -> Most:
     most, said = limits_of(name), profile.partitions.get(name or "")
     if said is None:
         return most
-    return Most(min(most.memory_gb, said.memory_gb or inf), min(most.minutes, said.max_minutes or inf))
+    memory_gb, minutes = (
+        min(most.memory_gb, said.memory_gb or inf),
+        min(most.minutes, said.max_minutes or inf),
+    )
+    return replace(most, memory_gb=memory_gb, minutes=minutes)
 
 
 def _described(store: Store, program: Program, index: int) -> Mapping[str, Any]:
@@ -131,11 +150,14 @@ def with_asks(program: Program, again: Mapping[str, Again]) -> Program:
     if not again:
         return program
     nodes: list[Node] = []
+    asks: list[Again] = []  # of each node, with those of the legs before it
     for node, key in zip(program.graph.nodes, program.keys, strict=True):
-        before = nodes[node.follows].resources if node.follows is not None else node.resources
         asked, had = again.get(key, Again()), node.resources
+        before = asks[node.follows] if node.follows is not None else Again()
         memory_gb = max(had.memory_gb, asked.memory_gb, before.memory_gb)
         minutes = max(had.minutes, asked.minutes, before.minutes)
+        most = max(asked.memory_gb, before.memory_gb), max(asked.minutes, before.minutes)
+        asks.append(Again(memory_gb=most[0], minutes=most[1]))
         if (memory_gb, minutes) != (had.memory_gb, had.minutes):
             resources = had.model_copy(update={"memory_gb": memory_gb, "minutes": minutes})
             node = replace(node, given=resources)
@@ -145,6 +167,6 @@ def with_asks(program: Program, again: Mapping[str, Again]) -> Program:
 
 def excluded(again: Iterable[Again], options: Sequence[str]) -> list[str]:
     """Options of sbatch that keep a job away from nodes, beside those that its profile names."""
-    own = [o.partition("=")[2] for o in options if o.startswith("--exclude=")]
+    own = [found[1] for o in options if (found := re.match(r"(?:--exclude[= ]|-x ?)(\S+)", o))]
     nodes = sorted({node for each in again for node in each.exclude})
     return [f"--exclude={','.join([*own, *nodes])}"] if nodes else []

@@ -73,7 +73,7 @@ def find_tasks(
         elif owner is None or index not in chosen:
             continue
         elif owner.get("slurm_job"):
-            place = str(owner["slurm_job"]), 0, ""
+            place = str(owner.get("task") or owner["slurm_job"]), 0, ""
         elif is_here(owner):
             place = "", int(owner["pid"]), ""
         else:

@@ -80,11 +80,6 @@ class Failure:
         return ADVICE[self.kind]
 
 
-def advice(kind: Kind) -> str:
-    """What a person can do about it."""
-    return ADVICE[kind]
-
-
 def kind_of(record: Mapping[str, Any] | None, *, state: str = "", output: str = "") -> Kind:
     """The kind of a job's end.
 

@@ -10,7 +10,6 @@ too: ids are given out again when a cluster loses its state.
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import time
@@ -22,6 +21,7 @@ from typing import Any, TypedDict
 
 from compiler.errors import UsageError
 from runtime.files import canonical, read_json, write_atomic
+from runtime.slurm.limits import unfiltered
 from runtime.store import Store
 
 VISIBLE_S = 60.0  # a job that was just submitted may not be in the queue yet
@@ -117,9 +117,7 @@ class Look:
 
 def _ask(call: Sequence[str]) -> str:
     """What a command of Slurm prints, its times in seconds since 1970. Raises UsageError."""
-    filters = ("SQUEUE_", "SACCT_")  # a user's own filters must not hide jobs
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(filters)}
-    environment["SLURM_TIME_FORMAT"] = "%s"
+    environment = {**unfiltered(), "SLURM_TIME_FORMAT": "%s"}
     try:
         done = subprocess.run(
             call,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -80,12 +81,16 @@ def had_last(description: Mapping[str, Any], before: Again, node: str) -> Asked:
 
 @cache
 def limits_of(partition: str | None) -> Most:
-    """What a partition gives to one job; None: any partition."""
-    told = ask("sinfo", "--noheader", "--format=%m;%l", *([f"--partition={partition}"] if partition else []))
-    rows = [line.split(";") for line in (told or "").splitlines() if line.count(";") == 1]
-    megabytes = [int(memory.rstrip("+")) for memory, _ in rows if memory.rstrip("+").isdigit()]
-    minutes = [_minutes(limit) for _, limit in rows]
-    return Most(max(megabytes, default=math.inf) / 1024, max(minutes, default=math.inf))
+    """What a partition gives to one job; None: Slurm's default one."""
+    named = [f"--partition={partition}"] if partition else []
+    told = ask("sinfo", "--noheader", "--format=%P;%D;%m;%l", *named) or ""
+    rows = [line.split(";") for line in told.splitlines() if line.count(";") == 3]
+    rows = [row for row in rows if partition or row[0].strip().endswith("*")]
+    megabytes = [int(memory.rstrip("+")) for _, _, memory, _ in rows if memory.rstrip("+").isdigit()]
+    known = [size for size in megabytes if size > 1]  # 1: the site does not say
+    nodes = sum(int(count) for _, count, _, _ in rows if count.isdigit())
+    minutes = [_minutes(limit) for *_, limit in rows]
+    return Most(max(known, default=math.inf) / 1024, max(minutes, default=math.inf), nodes or math.inf)
 
 
 def _minutes(limit: str) -> float:
@@ -148,12 +153,18 @@ def _asked(description: Mapping[str, Any]) -> str:
     return key
 
 
+def _excluded(task: str) -> list[str]:
+    """The nodes that a task was submitted to keep away from."""
+    found = re.search(r"\bExcNodeList=(\S+)", ask("scontrol", "show", "job", task) or "")
+    return [found[1]] if found and found[1] != "(null)" else []
+
+
 def _ask_for(store: Store, key: str, task: str, again: Again) -> bool:
     """Change what the requeued task asks for; where Slurm refuses that, take it out of the queue again."""
     wanted = {
         "MinMemoryNode": f"{round(again.memory_gb * 1024)}" if again.memory_gb else "",
         "TimeLimit": f"{again.minutes}" if again.minutes else "",
-        "ExcNodeList": ",".join(again.exclude),
+        "ExcNodeList": ",".join([*_excluded(task), *again.exclude]) if again.exclude else "",
     }
     changes = [f"{name}={value}" for name, value in wanted.items() if value]
     if not changes:

@@ -7,6 +7,7 @@ private data, a command that fails) is unknown, and bounds nothing.
 from __future__ import annotations
 
 import getpass
+import os
 import re
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -58,10 +59,24 @@ class Task:
     ended: bool
 
 
+def unfiltered() -> dict[str, str]:
+    """Our environment without a user's own filters for Slurm's commands, which must not hide jobs."""
+    filters = ("SQUEUE_", "SACCT_", "SINFO_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(filters)}
+
+
 def ask(*words: str, timeout: float = 60) -> str | None:
     """What a command prints; None where it is missing, fails, or does not answer in time (seconds)."""
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+            env=unfiltered(),
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
@@ -87,7 +102,10 @@ def known_tasks(ask: Ask = ask) -> list[Task] | None:
         return None
     tasks: list[Task] = []
     for line in told.splitlines():
-        job, _, user, account, qos, partition, state, comment = line.split(";", 7)
+        row = line.split(";", 7)
+        if len(row) < 8:  # of a comment of several lines
+            continue
+        job, _, user, account, qos, partition, state, comment = row
         comment = comment.strip().removesuffix(";")
         tasks.append(Task(job, user, account, qos, partition, comment, state in ENDED_STATES))
     return tasks

@@ -95,6 +95,7 @@ class Most:
 
     memory_gb: float = math.inf
     minutes: float = math.inf
+    nodes: float = math.inf  # that it has
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +149,9 @@ def answer(rule: Retry, kind: Kind, asked: Asked, before: Again, *, of: float, m
         micro_batch = asked.micro_batch // 2
         having, had = [f"micro-batches of {micro_batch}"], f" with {asked.micro_batch}"
         made = replace(made, micro_batch=micro_batch)
-    if rule.exclude_node and asked.node:
-        made = replace(made, exclude=tuple(dict.fromkeys((*made.exclude, asked.node))))
+    exclude = tuple(dict.fromkeys((*made.exclude, asked.node)))
+    if rule.exclude_node and asked.node and len(exclude) < most.nodes:  # some node has to be left
+        made = replace(made, exclude=exclude)
         having.append(f"another node than {' or '.join(made.exclude)}")
     why = f"again{_with(having)}: {WORDS[kind]}{had}"
     tries = {**before.tries, kind.value: tried + 1}

@@ -8,8 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# What sbatch says where a limit on the number of jobs is reached: no fault of the job's.
-FULL = ("SubmitJob", "job submit limit", "temporarily unable", "Resource temporarily unavailable")
+# What sbatch says where a limit on the number of jobs is reached, or slurmctld did not answer: no fault of
+# the job's.
+FULL = (
+    "SubmitJob",
+    "job submit limit",
+    "temporarily unable",
+    "Resource temporarily unavailable",
+    "Socket timed out",
+    "Zero Bytes were transmitted",
+    "Unable to contact slurm controller",
+    "Connection refused",
+)
 
 
 class Refused(Exception):

@@ -32,6 +32,7 @@ from runtime.claims import Claim, try_claim
 from runtime.files import read_json, write_json
 from runtime.slurm.limits import Bound, Place, Task, bounds, configuration, known_tasks
 from runtime.slurm.sbatch import Refused, sbatch
+from runtime.spending import tried_gpu_hours
 from runtime.store import Store
 
 TOKEN = "<token>"  # stands for the token in a script that was not submitted yet
@@ -446,7 +447,8 @@ def tell_refused(store: Store, call: Call, error: Refused) -> None:
     message = f"sbatch refused {call.job}: {error}"
     for key in (key for task in call.keys[call.made :] for key in task):
         told = {"id": call.job, "key": key, "outcome": "refused", "message": message, "traceback": ""}
-        write_json(store.failure(key), {**told, "time": time.time(), "slurm_job": None, "gpu_hours": 0.0})
+        hours = tried_gpu_hours(store, key)
+        write_json(store.failure(key), {**told, "time": time.time(), "slurm_job": None, "gpu_hours": hours})
 
 
 def carry(store: Store, me: str) -> bool:

@@ -108,7 +108,7 @@ class Exchange:
         *lines, peer.received = (peer.received + received).split(b"\n")
         try:
             ends = [end for line in lines if (end := self._understand(peer, json.loads(line)))]
-        except (ValueError, KeyError, TypeError):  # a stranger
+        except (ValueError, KeyError, TypeError, RecursionError):  # a stranger
             received, ends = b"", []
         if not received or len(peer.received) > MOST_BYTES:
             self._selector.unregister(peer.connection)

@@ -109,6 +109,26 @@ def _begun(cwd: Path) -> list[dict[str, str]]:
     return [call for call in (json.loads(path.read_text()) for path in found) if call["begun"]]
 
 
+def test_a_job_of_a_killed_submission_can_be_cancelled(slurm: Cluster, tmp_path: Path) -> None:
+    """Slurm has taken it, and the store does not know that yet."""
+    (tmp_path / "light.yaml").write_text(LIGHT)
+    words = ("light.yaml", "--store", "s")
+    with closed(slurm):
+        for step in range(1, 99):
+            killed(str(step), "submit", *words, "--select", "prompts", cwd=tmp_path)
+            if _begun(tmp_path) and slurm.command("squeue", "-h"):
+                break
+        told = alignc("cancel", "light.yaml", "prompts", "--yes", "--store", "s", cwd=tmp_path)
+        assert "cancelled 1 of 1" in told
+        deadline = time.monotonic() + 30
+        while slurm.command("squeue", "-h"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        alignc("submit", *words, "--select", "prompts", cwd=tmp_path)
+        wanted = keys_of("light.yaml", tmp_path, "--select", "prompts")
+        assert queued(slurm, tmp_path / "s") == dict.fromkeys(wanted, 1)
+
+
 def test_two_submissions_at_once_submit_each_node_once(slurm: Cluster, tmp_path: Path) -> None:
     (tmp_path / "light.yaml").write_text(LIGHT)
     with closed(slurm):
