@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from compiler.graph import Node
+from compiler.planning.answers import NO_ANSWERS, Answers
 from compiler.planning.causes import Cause, Effect, causes, effects
 from compiler.planning.identify import Chosen, Identity, nothing_chosen
 from compiler.planning.memory import Past
 from compiler.program import Program
-from compiler.slurm.again import NO_ANSWERS, Answers
 from runtime.fields import takes_many
-from runtime.slurm.policy import Again
 from runtime.stage import Resources
+
+if TYPE_CHECKING:
+    from runtime.slurm.policy import Again
 
 # run: for the first time; rerun: made before under this name, of another recipe; reuse: sealed; wait:
 # queued or being made; blocked: needs what a process outside Slurm is making, or failed too often; skip:
@@ -109,7 +111,7 @@ class Plan:
     estimate: Estimate
     selected: frozenset[int] | None = None  # indices of the nodes that it is about; None: all
     effects: tuple[Effect, ...] = ()  # what was changed since the last run, and what runs again for it
-    again: Mapping[str, Again] = field(default_factory=dict[str, Again])  # key -> what another try has
+    again: Mapping[str, Again] = field(default_factory=dict)  # key -> what another try has
 
     def shown(self) -> list[Step]:
         """The steps that the plan is about."""

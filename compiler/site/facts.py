@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from compiler.site.profile import Partition
-from runtime.slurm.limits import Ask, ask, configuration
+from runtime.slurm.limits import NO_LIMIT, Ask, ask, configuration, parse_minutes
 
-NO_LIMIT = ("", "UNLIMITED", "INFINITE", "NONE", "N/A", "(NULL)")
 MIB = 1024
 
 
@@ -130,23 +129,6 @@ def parse_partitions(scontrol: str, sinfo: str) -> dict[str, SlurmPartition]:
                 tuple(sorted(hardware.get(told["PartitionName"], []), reverse=True)),
             )
     return found
-
-
-def parse_minutes(text: str) -> int | None:
-    """Whole minutes of a time limit as Slurm writes it: `1-12:00:00`, `30:00`; None: no limit."""
-    if text.upper() in NO_LIMIT:
-        return None
-    days, dash, clock = text.rpartition("-")
-    parts = clock.split(":")
-    if not all(part.isdigit() for part in (*parts, *([days] if dash else []))):
-        return None
-    numbers = list(map(int, parts))
-    if dash:  # days-hours[:minutes[:seconds]]
-        hours, minutes = [*numbers, 0][:2]
-        return (int(days) * 24 + hours) * 60 + minutes
-    if len(numbers) == 3:  # hours:minutes:seconds
-        return numbers[0] * 60 + numbers[1]
-    return numbers[0]  # minutes[:seconds]
 
 
 def parse_gpus(gres: str) -> tuple[int, str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import inf
 from typing import Any
 
 from compiler.graph import Graph, Node
 from compiler.output.describe import description_path
+from compiler.planning.answers import Answers
 from compiler.program import Program
 from compiler.site.profile import Profile
 from compiler.slurm.failures import failure_of
@@ -21,18 +22,6 @@ from runtime.slurm.again import had_last, limits_of, micro_batch, read_again
 from runtime.slurm.kinds import REPEATS, Kind
 from runtime.slurm.policy import Again, Asked, Most, UsedUp, answer
 from runtime.store import Store
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """By key: what the next try has, and why, in words; and why there is none."""
-
-    again: Mapping[str, Again] = field(default_factory=dict[str, Again])
-    why: Mapping[str, str] = field(default_factory=dict[str, str])
-    held: Mapping[str, str] = field(default_factory=dict[str, str])
-
-
-NO_ANSWERS = Answers()
 
 
 def answers(

@@ -21,7 +21,8 @@ from typing import Any, TypedDict
 
 from compiler.errors import UsageError
 from runtime.files import canonical, read_json, write_atomic
-from runtime.slurm.limits import unfiltered
+from runtime.slurm.limits import ENDED
+from runtime.slurm.limits import call as run
 from runtime.store import Store
 
 VISIBLE_S = 60.0  # a job that was just submitted may not be in the queue yet
@@ -31,20 +32,6 @@ CLOCKS_S = 60.0  # by how much the clocks of two machines may differ
 ANSWER_S = 60.0  # how long squeue and sacct may take
 SCHEMA = "alignc.queue/1"
 
-ENDED = frozenset(
-    (
-        "BOOT_FAIL",
-        "CANCELLED",
-        "COMPLETED",
-        "DEADLINE",
-        "FAILED",
-        "NODE_FAIL",
-        "OUT_OF_MEMORY",
-        "PREEMPTED",
-        "REVOKED",
-        "TIMEOUT",
-    )
-)
 NEW = "NEW"  # not in the queue yet
 MISSING = "MISSING"  # has left the queue, and Slurm does not tell how
 
@@ -117,17 +104,8 @@ class Look:
 
 def _ask(call: Sequence[str]) -> str:
     """What a command of Slurm prints, its times in seconds since 1970. Raises UsageError."""
-    environment = {**unfiltered(), "SLURM_TIME_FORMAT": "%s"}
     try:
-        done = subprocess.run(
-            call,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=ANSWER_S,
-            check=False,
-            env=environment,
-        )
+        done = run(call, ANSWER_S, SLURM_TIME_FORMAT="%s")
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UsageError(f"{call[0]} does not answer: {error}") from error
     if done.returncode:

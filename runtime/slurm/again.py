@@ -23,7 +23,7 @@ from typing import Any
 
 from runtime.files import read_json, write_json
 from runtime.slurm.kinds import REPEATS, Kind, kind_said
-from runtime.slurm.limits import ask
+from runtime.slurm.limits import ask, parse_minutes
 from runtime.slurm.policy import UNASKED, Again, Asked, Most, Policy, UsedUp, answer
 from runtime.slurm.requeue import requeue, tell
 from runtime.slurm.task import slurm_id
@@ -89,18 +89,9 @@ def limits_of(partition: str | None) -> Most:
     megabytes = [int(memory.rstrip("+")) for _, _, memory, _ in rows if memory.rstrip("+").isdigit()]
     known = [size for size in megabytes if size > 1]  # 1: the site does not say
     nodes = sum(int(count) for _, count, _, _ in rows if count.isdigit())
-    minutes = [_minutes(limit) for *_, limit in rows]
+    told_minutes = (parse_minutes(limit.strip()) for *_, limit in rows)
+    minutes = [math.inf if found is None else found for found in told_minutes]
     return Most(max(known, default=math.inf) / 1024, max(minutes, default=math.inf), nodes or math.inf)
-
-
-def _minutes(limit: str) -> float:
-    """A time limit as Slurm writes it, `days-hours:minutes:seconds`, in minutes."""
-    days, _, clock = limit.strip().rpartition("-")
-    parts = clock.split(":")
-    if not all(part.isdigit() for part in (days or "0", *parts)):
-        return math.inf  # infinite, n/a
-    hours, minutes, _ = [0] * (3 - len(parts)) + [int(part) for part in parts]
-    return int(days or 0) * 1440 + hours * 60 + minutes
 
 
 # ---------------------------------------------------------------- in a job

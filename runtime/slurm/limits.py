@@ -14,8 +14,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY")
-ENDED_STATES = frozenset((*ENDED, "PREEMPTED", "REVOKED", "TIMEOUT"))
+ENDED = frozenset(
+    (
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "DEADLINE",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "REVOKED",
+        "TIMEOUT",
+    )
+)
+NO_LIMIT = ("", "UNLIMITED", "INFINITE", "NONE", "N/A", "(NULL)")
 FIELDS = ("ArrayJobID", "ArrayTaskID", "UserName", "Account", "QOS", "Partition", "State", "Comment")
 QOS = "Name,GrpSubmit,MaxSubmitPA,MaxSubmitPU"
 ASSOCIATION = "Account,User,Partition,GrpSubmit,MaxSubmit,DefaultQOS,ParentName"
@@ -59,24 +72,28 @@ class Task:
     ended: bool
 
 
-def unfiltered() -> dict[str, str]:
-    """Our environment without a user's own filters for Slurm's commands, which must not hide jobs."""
+def call(words: Sequence[str], timeout: float, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of Slurm, without the user's own filters, which must not hide jobs.
+
+    more: variables of its environment. Raises OSError and TimeoutExpired.
+    """
     filters = ("SQUEUE_", "SACCT_", "SINFO_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(filters)}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(filters)}
+    return subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=timeout,
+        check=False,
+        env={**kept, **more},
+    )
 
 
 def ask(*words: str, timeout: float = 60) -> str | None:
     """What a command prints; None where it is missing, fails, or does not answer in time (seconds)."""
     try:
-        done = subprocess.run(
-            words,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            check=False,
-            env=unfiltered(),
-        )
+        done = call(words, timeout)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
@@ -107,7 +124,7 @@ def known_tasks(ask: Ask = ask) -> list[Task] | None:
             continue
         job, _, user, account, qos, partition, state, comment = row
         comment = comment.strip().removesuffix(";")
-        tasks.append(Task(job, user, account, qos, partition, comment, state in ENDED_STATES))
+        tasks.append(Task(job, user, account, qos, partition, comment, state in ENDED))
     return tasks
 
 
@@ -185,6 +202,23 @@ def _bound(name: str, most: str, tasks: Iterable[Task], counts: Callable[..., bo
     number = _number(most)
     if number is not None:
         yield Bound(name, number, sum(counts(task) for task in tasks))
+
+
+def parse_minutes(text: str) -> int | None:
+    """Whole minutes of a time limit as Slurm writes it: `1-12:00:00`, `30:00`; None: no limit."""
+    if text.upper() in NO_LIMIT:
+        return None
+    days, dash, clock = text.rpartition("-")
+    parts = clock.split(":")
+    if not all(part.isdigit() for part in (*parts, *([days] if dash else []))):
+        return None
+    numbers = list(map(int, parts))
+    if dash:  # days-hours[:minutes[:seconds]]
+        hours, minutes = [*numbers, 0][:2]
+        return (int(days) * 24 + hours) * 60 + minutes
+    if len(numbers) == 3:  # hours:minutes:seconds
+        return numbers[0] * 60 + numbers[1]
+    return numbers[0]  # minutes[:seconds]
 
 
 def _number(text: str) -> int | None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from compiler.site.detect import draft
-from compiler.site.facts import Site, parse_gpus, parse_minutes, parse_partitions, read_site
+from compiler.site.facts import Site, parse_gpus, parse_partitions, read_site
 from compiler.site.profile import load_profile
+from runtime.slurm.limits import parse_minutes
 from tests.golden import check_golden
 
 

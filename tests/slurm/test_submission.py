@@ -181,7 +181,7 @@ def own_cluster(
     folder = factory.mktemp("own")
     monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
     try:
-        _cluster_script("up", folder, NODES="2", **knobs)
+        _cluster_script("up", folder, NODES="2", OWNER=str(os.getpid()), **knobs)
         yield Cluster(folder, 2, knobs["ACCOUNTING"] == "1")
     finally:
         _cluster_script("down", folder)
