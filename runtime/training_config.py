@@ -65,8 +65,23 @@ class TrainingConfig(StageConfig):
     )
     precision: Precision = result("fp32", doc="compute precision; master weights stay fp32")
     seed: int = result(0, doc="seed of data order and dropout")
+    packing: Literal["bins"] | None = result(
+        None,
+        doc="`bins`: `batch_size` counts bins of up to `max_length` tokens (pairs: twice that) instead of "
+        "examples; sequences in a bin still do not see each other",
+    )
     micro_batch: int | None = speed(
-        None, doc="examples in one forward pass; none: as many as the batch has", ge=1
+        None,
+        doc="examples in one forward pass of a process; none: as many as its share of the batch has",
+        ge=1,
+    )
+    micro_tokens: int | None = speed(
+        None, doc="tokens in one forward pass of a process, but for a single example that is longer", ge=1
+    )
+    padding: bool = speed(
+        False,
+        doc="pad sequences side by side instead of laying them end to end: slower, for models that could not "
+        "keep them apart",
     )
     parallel: Parallel = speed(Parallel(), doc="processes and sharding")
 

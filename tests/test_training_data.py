@@ -7,14 +7,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.chat import Renderer
 from runtime.files import write_rows
 from runtime.job import JobError
-from runtime.training.data import Cut, Lengths, Tokens, order, pad, read_examples, split, steps_per_epoch
+from runtime.training.batches import lay_out
+from runtime.training.data import (
+    Cut,
+    Lengths,
+    Tokens,
+    bins,
+    order,
+    read_examples,
+    split,
+    steps_per_epoch,
+)
 from runtime.training.tokenizer import train_tokenizer
 
 EOS = 99
@@ -68,24 +77,72 @@ def test_the_incomplete_batch_is_kept() -> None:
 
 
 @given(
-    st.lists(st.integers(1, 50), min_size=1, max_size=40), st.integers(1, 5), st.none() | st.integers(1, 7)
+    st.lists(st.integers(1, 50), min_size=1, max_size=40),
+    st.integers(1, 5),
+    st.none() | st.integers(1, 7),
+    st.none() | st.integers(1, 99),
+    st.booleans(),
 )
 def test_any_split_has_each_item_once_and_equal_numbers_of_parts(
-    lengths: list[int], ranks: int, micro_batch: int | None
+    lengths: list[int], ranks: int, micro_batch: int | None, micro_tokens: int | None, padded: bool
 ) -> None:
-    parts = split(list(range(len(lengths))), lengths, ranks, micro_batch)
-    assert sorted(item for rank in parts for micro in rank for item in micro) == list(range(len(lengths)))
+    parts = split(list(range(len(lengths))), lengths, ranks, micro_batch, micro_tokens, padded=padded)
+    micros = [micro for rank in parts for micro in rank]
+    assert sorted(item for micro in micros for item in micro) == list(range(len(lengths)))
     assert len({len(rank) for rank in parts}) == 1
-    assert max(len(micro) for rank in parts for micro in rank) <= (micro_batch or len(lengths))
+    assert max(map(len, micros)) <= (micro_batch or len(lengths))
+    if micro_tokens is not None:
+        assert all(len(m) == 1 or sum(lengths[i] for i in m) <= micro_tokens for m in micros if m)
+
+
+def test_parts_are_of_like_size() -> None:
+    assert split([0, 1, 2, 3, 4], [90, 10, 20, 30, 30], 2) == [[[0]], [[4, 3, 2, 1]]]
+    assert split([0, 1, 2, 3], [9, 1, 2, 8], 1, micro_tokens=10) == [[[0, 1], [3, 2]]]
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(20, 60))
+def test_bins_hold_each_item_once_and_no_two_of_them_would_fit_into_one(
+    lengths: list[int], room: int
+) -> None:
+    found = bins(lengths, room)
+    assert sorted(item for one in found for item in one) == list(range(len(lengths)))
+    loads = [sum(lengths[item] for item in one) for one in found]
+    assert all(load <= room or len(one) == 1 for load, one in zip(loads, found, strict=True))
+    assert len(loads) < 2 or sum(sorted(loads)[:2]) > room
+
+
+ONE, TWO = Tokens(np.array([1, 2, 3, EOS], np.int32), 2), Tokens(np.array([4, EOS], np.int32), 1)
 
 
 def test_padding_supervises_the_completion_and_its_eos() -> None:
-    padded = pad([Tokens(np.array([1, 2, 3, EOS], np.int32), 2), Tokens(np.array([4, EOS], np.int32), 1)])
-    assert padded.ids.tolist() == [[1, 2, 3], [4, 0, 0]]
-    assert padded.keep.tolist() == [[False, True, True], [True, False, False]]
-    assert padded.targets.tolist() == [3, EOS, EOS]
-    assert padded.useful == 4
-    assert padded.targets.dtype == torch.int64
+    batch = lay_out([ONE, TWO], padded=True)
+    assert batch.ids.tolist() == [[1, 2, 3], [4, 0, 0]]
+    assert batch.picks.tolist() == [1, 2, 3]
+    assert batch.targets.tolist() == [3, EOS, EOS]
+    assert batch.spans.tolist() == [[True, True], [True, False]]
+    assert batch.real == 4
+
+
+def test_sequences_end_to_end_have_no_filler() -> None:
+    batch = lay_out([ONE, TWO])
+    assert batch.ids.tolist() == [[1, 2, 3, 4]]
+    assert batch.positions is not None and batch.positions.tolist() == [[0, 1, 2, 0]]
+    assert batch.picks.tolist() == [1, 2, 3]
+    assert batch.targets.tolist() == [3, EOS, EOS]
+    assert batch.layout is not None and batch.layout.shapes == ((2, 3),)
+    assert batch.layout.rows.tolist() == [0, 1, 2, 3, 0, 0]
+    assert batch.layout.places.tolist() == [0, 1, 2, 3]
+
+
+def test_two_completions_share_their_prompt() -> None:
+    batch = lay_out([ONE, Tokens(np.array([1, 2, 7, 8, EOS], np.int32), 2)], pairs=True)
+    assert batch.ids.tolist() == [[1, 2, 3, 7, 8]]
+    assert batch.positions is not None and batch.positions.tolist() == [[0, 1, 2, 2, 3]]
+    assert batch.picks.tolist() == [1, 2, 1, 3, 4]  # the prompt's last token foretells both
+    assert batch.targets.tolist() == [3, EOS, 7, 8, EOS]
+    assert batch.layout is not None and batch.layout.shapes == ((2, 4),)
+    assert batch.layout.rows.tolist() == [0, 1, 3, 4, 0, 1, 2, 0]
+    assert (batch.layout.shared.tolist(), batch.layout.again.tolist()) == ([0, 1], [0, 1])
 
 
 @pytest.fixture(scope="module")

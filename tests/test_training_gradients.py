@@ -14,7 +14,8 @@ from runtime.declare import Architecture
 from runtime.files import write_rows
 from runtime.models import _initialise, load_model
 from runtime.stages.dpo import Dpo
-from runtime.training.data import Cut, Lengths, pad, read_examples, split
+from runtime.training.batches import Batch, lay_out
+from runtime.training.data import Cut, Lengths, read_examples, split
 from runtime.training.dpo import Preference
 from runtime.training.loop import Objective
 from runtime.training.losses import sequence_sums
@@ -50,6 +51,10 @@ def examples(renderer: Renderer, path: Path, rows: list[dict[str, Any]], *fields
     return read_examples(path, renderer, fields, Cut(Lengths(96, 64, "drop")))
 
 
+def score(scorer: Scorer, batch: Batch) -> Tensor:
+    return scorer(batch.ids, batch.positions, batch.picks, batch.targets, batch.layout)
+
+
 def gradient(
     scorer: Scorer, objective: Objective, ranks: int, micro_batch: int | None
 ) -> tuple[Tensor, Tensor]:
@@ -61,7 +66,7 @@ def gradient(
     total = torch.zeros(1 + len(objective.names), dtype=torch.float64)
     for items in (micro for rank in parts for micro in rank):
         part = objective.part(items or batch[:1], weights if items else dict.fromkeys(batch, 0.0))
-        loss, figures = objective.loss(scorer(part.padded.ids, part.padded.keep, part.padded.targets), part)
+        loss, figures = objective.loss(score(scorer, part.batch), part)
         loss.backward()
         total += torch.cat([loss.detach().reshape(1), figures.detach()])
     return total, torch.cat([p.grad.flatten() for p in scorer.parameters() if p.grad is not None])
@@ -95,9 +100,9 @@ def test_log_probabilities_are_those_of_the_whole_model(
     """Padding, the mask of positions and the missing last input token change no number."""
     rows = examples(renderer, tmp_path / "rows", demonstrations(9), "completion")
     sequences = [row.sequences[0] for row in rows]
-    padded = pad(sequences)
+    batch = lay_out(sequences)
     with torch.no_grad():
-        found = sequence_sums(scorer(padded.ids, padded.keep, padded.targets), padded.keep)
+        found = sequence_sums(score(scorer, batch), batch.spans)
         for sequence, value in zip(sequences, found, strict=True):
             ids = torch.from_numpy(sequence.ids.astype("int64"))
             logps = scorer.lm(input_ids=ids[None]).logits[0].log_softmax(-1)

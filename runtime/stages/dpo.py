@@ -47,7 +47,7 @@ def check(config: Dpo, inputs: Mapping[str, Port]) -> Iterable[Problem]:
 
 # What the reference's log-probabilities depend on; a sweep of anything else shares them.
 SHARED = ("model", "data", "max_length", "max_prompt_length", "truncation", "precision")
-LIKE_IT = ("batch_size", "micro_batch", "parallel", "resources")
+LIKE_IT = ("batch_size", "micro_batch", "padding", "parallel", "resources")
 
 
 def share(name: str, body: dict[str, Any], swept: frozenset[str]) -> dict[str, dict[str, Any]]:
@@ -67,7 +67,7 @@ def run(job: Job) -> None:
 
 STAGE = StageKind(
     name="dpo",
-    version=2,
+    version=3,
     config=Dpo,
     outputs=outputs,
     run=run,

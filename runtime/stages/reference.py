@@ -23,6 +23,7 @@ class ReferenceLogps(StageConfig):
     precision: Precision = result("fp32", doc="as in the training")
     batch_size: int = speed(8, doc="pairs computed together, where `micro_batch` is not given", ge=1)
     micro_batch: int | None = speed(None, doc="pairs computed together by each process", ge=1)
+    padding: bool = speed(False, doc="as in the training")
     parallel: Parallel = speed(Parallel(), doc="processes and sharding")
 
 
@@ -50,7 +51,7 @@ def run(job: Job) -> None:
 
 STAGE = StageKind(
     name="reference",
-    version=1,
+    version=2,
     config=ReferenceLogps,
     outputs=outputs,
     run=run,

@@ -60,7 +60,7 @@ def run(job: Job) -> None:
 
 STAGE = StageKind(
     name="sft",
-    version=2,
+    version=3,
     config=Sft,
     outputs=outputs,
     run=run,

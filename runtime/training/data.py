@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from runtime.chat import Renderer
 from runtime.files import read_rows
@@ -171,55 +171,72 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
 
 
 def split(
-    items: Sequence[int], tokens: Sequence[int], ranks: int, micro_batch: int | None
+    items: Sequence[int],
+    tokens: Sequence[int],
+    ranks: int,
+    micro_batch: int | None = None,
+    micro_tokens: int | None = None,
+    *,
+    padded: bool = False,
 ) -> list[list[list[int]]]:
     """The parts an optimizer batch is computed in: [rank][micro-batch] -> items.
 
-    tokens: length of each of `items`. Items of like length go together, and all ranks get equally
-    many micro-batches (their collectives must meet), of which some may be empty. Any split gives the
-    same gradient up to rounding.
+    tokens: length of each of `items`. A part has `micro_batch` items and `micro_tokens` tokens at most
+    (or a single item that is longer). All ranks get equally many parts (their collectives must meet),
+    of which some may be empty; the parts are of like size, or, where they are padded, of like lengths.
+    Any split gives the same gradient up to rounding.
     """
-    per_rank = -(-len(items) // ranks)
-    micros = -(-per_rank // (micro_batch or per_rank))
-    parts = ranks * micros
-    by_length = [item for _, item in sorted(zip(tokens, items, strict=True), reverse=True)]
-    bounds = [len(items) * part // parts for part in range(parts + 1)]
-    chunks = [by_length[bounds[part] : bounds[part + 1]] for part in range(parts)]
-    # Chunks that are neighbours in length are computed at the same time, so that no rank waits long.
-    return [[chunks[micro * ranks + rank] for micro in range(micros)] for rank in range(ranks)]
+    largest = min(micro_batch or len(items), -(-len(items) // ranks)) if padded else micro_batch or len(items)
+    parts = ranks * -(-len(items) // (ranks * largest))
+    ordered = sorted(zip(tokens, items, strict=True), reverse=True)
+    while True:
+        chunks = (_neighbours if padded else _balanced)(ordered, parts, largest)
+        if micro_tokens is None or all(_fits(chunk, micro_tokens) for chunk in chunks):
+            break
+        parts += ranks
+    # Chunks of like size are computed at the same time, so that no rank waits long.
+    chunks.sort(key=lambda chunk: -sum(length for length, _ in chunk))
+    found = [[item for _, item in chunk] for chunk in chunks]
+    return [found[rank::ranks] for rank in range(ranks)]
 
 
-@dataclass(frozen=True, slots=True)
-class Padded:
-    """Sequences side by side, padded on the right.
+_Sized = list[tuple[int, int]]  # (tokens, item)
 
-    ids: [S, T] inputs, each without its last token (nothing follows it). keep: [S, T] bool, true
-    where the next token is supervised. targets: [N] those next tokens, row by row. A causal model
-    needs no attention mask here: no real token sees the padding behind it.
+
+def _fits(chunk: _Sized, tokens: int) -> bool:
+    return len(chunk) <= 1 or sum(length for length, _ in chunk) <= tokens
+
+
+def _neighbours(ordered: _Sized, parts: int, largest: int) -> list[_Sized]:
+    """Cut a list into parts of equal number."""
+    bounds = [len(ordered) * part // parts for part in range(parts + 1)]
+    return [ordered[bounds[part] : bounds[part + 1]] for part in range(parts)]
+
+
+def _balanced(ordered: _Sized, parts: int, largest: int) -> list[_Sized]:
+    """Give each item, the longest first, to the part that has the fewest tokens and room for it."""
+    heap = [(0, part) for part in range(parts)]
+    chunks: list[_Sized] = [[] for _ in range(parts)]
+    for length, item in ordered:
+        load, part = heapq.heappop(heap)
+        chunks[part].append((length, item))
+        if len(chunks[part]) < largest:
+            heapq.heappush(heap, (load + length, part))
+    return chunks
+
+
+def bins(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Items in bins of at most `capacity` tokens: best fit, the longest first; each bin in their order.
+
+    An item that is longer than a bin has one of its own.
     """
-
-    ids: Tensor
-    keep: Tensor
-    targets: Tensor
-    useful: int  # tokens that are not padding
-
-    def to(self, device: torch.device) -> Padded:
-        if device.type == "cpu":
-            return self
-        ids, keep, targets = (
-            x.pin_memory().to(device, non_blocking=True) for x in (self.ids, self.keep, self.targets)
-        )
-        return Padded(ids, keep, targets, self.useful)
-
-
-def pad(sequences: Sequence[Tokens]) -> Padded:
-    """Put sequences side by side. The filler is id 0: no loss and no attention ever reads it."""
-    width = max(len(s.ids) for s in sequences) - 1
-    ids = np.zeros((len(sequences), width), np.int64)
-    keep = np.zeros((len(sequences), width), bool)
-    for row, s in enumerate(sequences):
-        ids[row, : len(s.ids) - 1] = s.ids[:-1]
-        keep[row, s.prompt - 1 : len(s.ids) - 1] = True
-    targets = np.concatenate([s.ids[s.prompt :] for s in sequences]).astype(np.int64)
-    useful = sum(len(s.ids) - 1 for s in sequences)
-    return Padded(torch.from_numpy(ids), torch.from_numpy(keep), torch.from_numpy(targets), useful)
+    found: list[list[int]] = []
+    room: list[tuple[int, int]] = []  # (tokens left, bin), sorted
+    for item in sorted(range(len(lengths)), key=lambda item: (-lengths[item], item)):
+        at = bisect.bisect_left(room, (lengths[item], -1))
+        left, number = room.pop(at) if at < len(room) else (capacity, len(found))
+        if number == len(found):
+            found.append([])
+        found[number].append(item)
+        bisect.insort(room, (left - lengths[item], number))
+    return [sorted(packed) for packed in found]

@@ -16,7 +16,8 @@ from runtime.files import read_rows, sync, write_atomic
 from runtime.job import Job, JobError
 from runtime.models import Origin, locate
 from runtime.stages.dpo import Dpo
-from runtime.training.data import Example, data_digest, pad, split
+from runtime.training.batches import Batch, lay_out
+from runtime.training.data import Example, data_digest, split
 from runtime.training.launch import carry_out, end_run, open_run, work_on
 from runtime.training.loop import Part
 from runtime.training.losses import dpo_loss, ipo_loss, loss_without_margin, sequence_sums
@@ -48,15 +49,15 @@ class Preference:
 
     def part(self, items: Sequence[int], weights: Mapping[int, float]) -> Part:
         """All chosen, then all rejected sequences of the items."""
-        sequences = [self.examples[item].sequences[side] for side in (0, 1) for item in items]
+        batch = lay_out_pairs(self.examples, items, padded=self.config.padding)
         each = torch.tensor([weights[item] for item in items], dtype=torch.float32)
-        return Part(pad(sequences), each, self.reference[list(items)].T.contiguous())
+        return Part(batch, each, self.reference[list(items)].T.contiguous())
 
     def loss(self, logps: Tensor, part: Part) -> tuple[Tensor, Tensor]:
         """Figures: rewards beta * (log pi - log pi_ref) and their difference, and how often chosen leads."""
         if part.reference is None:
             raise RuntimeError("pairs need reference log-probabilities")
-        drift = sequence_sums(logps, part.padded.keep).view(2, -1) - part.reference
+        drift = sequence_sums(logps, part.batch.spans).view(2, -1) - part.reference
         margins = drift[0] - drift[1]
         beta = self.config.beta
         if self.config.loss == "ipo":
@@ -84,6 +85,12 @@ class Preference:
                 f"{figures['_drift']:.2e} nats apart ({limit:.1e} allowed), and the loss is "
                 f"{figures['loss']:.6f} instead of {expected:.6f}"
             )
+
+
+def lay_out_pairs(examples: Sequence[Example], items: Sequence[int], *, padded: bool) -> Batch:
+    """All chosen, then all rejected sequences of the items."""
+    sequences = [examples[item].sequences[side] for side in (0, 1) for item in items]
+    return lay_out(sequences, pairs=True, padded=padded)
 
 
 def reference_logps(job: Job, examples: Sequence[Example], backend: Backend) -> Tensor:
@@ -120,12 +127,14 @@ def _score_group(group: Sequence[int], examples: Sequence[Example], backend: Bac
     """Log-probabilities [len(group), 2]; each rank computes a part of the group, and all get the whole."""
     place = {item: row for row, item in enumerate(group)}
     values = torch.zeros(len(group), 2, dtype=torch.float64, device=backend.device)
-    parts = split(group, [examples[item].tokens for item in group], backend.world, None)
+    parts = split(
+        group, [examples[item].tokens for item in group], backend.world, padded=backend.config.padding
+    )
     items = parts[backend.rank][0]
     mine = items or group[:1]  # a rank without a share computes too: others wait for its collectives
-    padded = pad([examples[item].sequences[side] for side in (0, 1) for item in mine]).to(backend.device)
+    batch = lay_out_pairs(examples, mine, padded=backend.config.padding).to(backend.device)
     with torch.no_grad():
-        sums = sequence_sums(backend.score(padded), padded.keep).view(2, -1).T
+        sums = sequence_sums(backend.score(batch), batch.spans).view(2, -1).T
     if items:
         values[[place[item] for item in items]] = sums.double()
     return backend.total(values)

@@ -17,6 +17,7 @@ from runtime.models import REOPEN_TOLERANCE, Origin, load_model, locate, longest
 from runtime.training import state
 from runtime.training.data import Counts, Cut, Example, Lengths, read_examples
 from runtime.training.folders import link_tree
+from runtime.training.isolation import require_isolation
 from runtime.training.loop import KEPT, SUMMARY, Objective, Run
 from runtime.training.parallel import Backend, close_backend, open_backend
 from runtime.training.ranks import run_ranks
@@ -42,6 +43,8 @@ def open_run(
     lm = load_model(origin.folder, torch.float32)
     _require_room(lm.config, renderer, examples)
     backend.wrap(lm)
+    if not config.padding:
+        require_isolation(backend)
     return Run(job, backend, objective(examples, backend), renderer, told=_told(cut.counts))
 
 

@@ -22,7 +22,8 @@ from runtime.files import write_json
 from runtime.job import Job, JobError
 from runtime.models import save_model
 from runtime.training import state
-from runtime.training.data import Example, Padded, data_digest, order, split, steps_per_epoch
+from runtime.training.batches import Batch
+from runtime.training.data import Example, bins, data_digest, order, split, steps_per_epoch
 from runtime.training.folders import whole_folder
 from runtime.training.parallel import Backend
 from runtime.training.schedule import learning_rate
@@ -42,13 +43,13 @@ SUMMARY = "summary.json"
 class Part:
     """One micro-batch. weights: [N] of tokens or [P] of pairs; reference: [2, P] or None."""
 
-    padded: Padded
+    batch: Batch
     weights: Tensor
     reference: Tensor | None = None
 
     def to(self, device: torch.device) -> Part:
         reference = None if self.reference is None else self.reference.to(device)
-        return Part(self.padded.to(device), self.weights.to(device), reference)
+        return Part(self.batch.to(device), self.weights.to(device), reference)
 
 
 class Objective(Protocol):
@@ -88,6 +89,7 @@ class Run:
     told: dict[str, Any] = field(default_factory=dict)  # joins the summary
     position: state.Position = field(default_factory=state.Position)
     begun: state.Position = field(default_factory=state.Position)  # where this job's own work began
+    units: list[list[int]] = field(default_factory=list)
 
     @property
     def config(self) -> TrainingConfig:
@@ -100,6 +102,7 @@ class Run:
     def finish(self) -> None:
         """Do all steps that are left."""
         digest = data_digest(self.objective.examples)
+        self.units = self._units()
         self.position = state.restore(self.backend, self.scratch, digest)
         if self.backend.rank == 0:
             self.begun = state.first_position(self.job.out.parent, self.position)
@@ -113,7 +116,7 @@ class Run:
             write_json(self.scratch / SUMMARY, self._summary())
 
     def _steps(self, log: IO[str], stop: Stop, digest: str) -> None:
-        per_epoch = steps_per_epoch(len(self.objective.examples), self.config.batch_size)
+        per_epoch = self._per_epoch
         total = per_epoch * self.config.epochs
         horizon = per_epoch * (self.config.horizon or self.config.epochs)
         due = time.monotonic() + RESUME_EVERY_S
@@ -138,18 +141,35 @@ class Run:
         ended = time.monotonic()
         return ended + RESUME_EVERY_S * max(1.0, (ended - started) / CHEAP_S)
 
+    def _units(self) -> list[list[int]]:
+        """What `batch_size` counts: single examples, or bins of them."""
+        examples = self.objective.examples
+        if self.config.packing is None:
+            return [[item] for item in range(len(examples))]
+        capacity = self.config.max_length * len(examples[0].sequences)
+        return bins([example.tokens for example in examples], capacity)
+
+    @property
+    def _per_epoch(self) -> int:
+        return steps_per_epoch(len(self.units), self.config.batch_size)
+
     def _batch(self, epoch: int, number: int) -> list[int]:
         """Items of an optimizer batch: a pure function of (seed, epoch, number)."""
         size = self.config.batch_size
         if number == 0 or getattr(self, "_epoch", None) != epoch:
-            self._epoch, self._order = epoch, order(self.config.seed, epoch, len(self.objective.examples))
-        return self._order[number * size : (number + 1) * size]
+            self._epoch, self._order = epoch, order(self.config.seed, epoch, len(self.units))
+        return [
+            item for unit in self._order[number * size : (number + 1) * size] for item in self.units[unit]
+        ]
 
     def _parts(self, batch: Sequence[int]) -> Iterator[Part]:
         """This rank's micro-batches. An empty one is computed, at no weight: others wait for it."""
         weights = self.objective.weights(batch)
         lengths = [self.objective.examples[item].tokens for item in batch]
-        for items in split(batch, lengths, self.backend.world, self.config.micro_batch)[self.backend.rank]:
+        config = self.config
+        limits = (config.micro_batch, config.micro_tokens)
+        parts = split(batch, lengths, self.backend.world, *limits, padded=config.padding)
+        for items in parts[self.backend.rank]:
             part = (
                 self.objective.part(items, weights)
                 if items
@@ -196,7 +216,7 @@ class Run:
         for number, part in enumerate(parts, 1):
             last = number == len(parts)
             with backend.accumulating(last=last):
-                loss, figures = self.objective.loss(backend.score(part.padded), part)
+                loss, figures = self.objective.loss(backend.score(part.batch), part)
                 backend.backward(loss, last=last)
             shares.append(torch.cat([loss.detach().reshape(1), figures.detach()]).double())
         return torch.stack(shares).sum(dim=0), backend.clip().double()
@@ -221,10 +241,11 @@ class Run:
     ) -> None:
         examples = [self.objective.examples[item] for item in batch]
         self.position.useful += sum(e.tokens - len(e.sequences) for e in examples)
-        self.position.computed += sum(part.padded.ids.numel() for part in parts) * self.backend.world
+        self.position.computed += sum(part.batch.ids.numel() for part in parts)
+        self.position.real += sum(part.batch.real for part in parts)
         if self.backend.rank:
             return
-        epoch = step // steps_per_epoch(len(self.objective.examples), self.config.batch_size) + 1
+        epoch = step // self._per_epoch + 1
         counts = {
             "tokens": sum(e.tokens for e in examples),
             "supervised": sum(e.supervised for e in examples),
@@ -262,7 +283,7 @@ class Run:
         examples = self.objective.examples
         own = self.position.since(self.begun)
         seconds = own.seconds.get("data", 0.0) + own.seconds.get("compute", 0.0)
-        epochs = own.step / steps_per_epoch(len(examples), self.config.batch_size)
+        epochs = own.step / self._per_epoch
         cuda = self.backend.device.type == "cuda"
         return {
             **self.told,
@@ -271,7 +292,7 @@ class Run:
             "useful_tokens": own.useful,
             "supervised_tokens": round(epochs * sum(e.supervised for e in examples)),
             "useful_tokens_per_s": round(own.useful / seconds, 1) if seconds else None,
-            "padding_share": round(1 - own.useful / max(1, own.computed), 4),
+            "padding_share": round(1 - own.real / max(1, own.computed), 4),
             "seconds": {kind: round(spent, 3) for kind, spent in own.seconds.items()},
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "peak_gpu_bytes": torch.cuda.max_memory_allocated() if cuda else None,

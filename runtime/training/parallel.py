@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from runtime.models import probe_logits
-from runtime.training.data import Padded
+from runtime.training.batches import Batch, lay_out
+from runtime.training.data import Tokens
 from runtime.training.scoring import Scorer
 from runtime.training_config import TrainingConfig
 
@@ -75,7 +77,11 @@ class Backend(ABC):
     @property
     def lm(self) -> Any:
         """The Hugging Face model inside the wrappers."""
-        return getattr(self.model, "module", self.model).lm  # accelerate's unwrapping would import DeepSpeed
+        return self.scorer.lm
+
+    @property
+    def scorer(self) -> Scorer:
+        return getattr(self.model, "module", self.model)  # accelerate's unwrapping would import DeepSpeed
 
     @abstractmethod
     def wrap(self, lm: Any) -> None:
@@ -109,9 +115,9 @@ class Backend(ABC):
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def score(self, padded: Padded) -> Tensor:
+    def score(self, batch: Batch) -> Tensor:
         """Log-probabilities [N] of the supervised tokens, through the wrapped model."""
-        return self.model(padded.ids, padded.keep, padded.targets)
+        return self.model(batch.ids, batch.positions, batch.picks, batch.targets, batch.layout)
 
     @contextmanager
     def accumulating(self, *, last: bool) -> Iterator[None]:
@@ -142,7 +148,7 @@ class Plain(Backend):
 
     def wrap(self, lm: Any) -> None:
         optimizer = make_optimizer(lm, self.config, fused=True)
-        scorer = Scorer(lm).to(self.device)
+        scorer = Scorer(lm, flat=not self.config.padding).to(self.device)
         with warnings.catch_warnings():  # torch renamed an argument that accelerate still passes
             warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)
             self.model, self.optimizer = self.accelerator.prepare(scorer, optimizer)
@@ -154,8 +160,8 @@ class Plain(Backend):
 
         Else the first step after a resumption would not give the bits of the same step in a whole run.
         """
-        ids = torch.zeros(1, 2, dtype=torch.long, device=self.device)
-        nothing = self.model(ids, ids == ids, ids.flatten()).sum() * 0.0
+        batch = lay_out([Tokens(np.zeros(3, np.int32), 1)], padded=self.config.padding).to(self.device)
+        nothing = super().score(batch).sum() * 0.0
         self.accelerator.backward(nothing)
         self.optimizer.zero_grad()
 
@@ -164,9 +170,9 @@ class Plain(Backend):
         with nullcontext() if last else self.accelerator.no_sync(self.model):
             yield
 
-    def score(self, padded: Padded) -> Tensor:
+    def score(self, batch: Batch) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            return super().score(padded)
+            return super().score(batch)
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         self.accelerator.backward(loss * self.world)  # DDP takes the mean over ranks, the loss is a sum
@@ -199,7 +205,9 @@ class Zero(Backend):
     def wrap(self, lm: Any) -> None:
         exact = {name: buffer.clone() for name, buffer in lm.named_buffers()}
         optimizer = make_optimizer(lm, self.config, fused=False)
-        self.model, self.optimizer = self.accelerator.prepare(Scorer(lm), optimizer)
+        self.model, self.optimizer = self.accelerator.prepare(
+            Scorer(lm, flat=not self.config.padding), optimizer
+        )
         # The engine rounds buffers to bf16 too; rotary frequencies do not survive that.
         for name, buffer in self.lm.named_buffers():
             buffer.data = exact[name].to(self.device)

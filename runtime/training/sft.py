@@ -12,7 +12,8 @@ from torch import Tensor
 from runtime.files import read_rows
 from runtime.job import Job
 from runtime.models import locate
-from runtime.training.data import Example, pad
+from runtime.training.batches import lay_out
+from runtime.training.data import Example
 from runtime.training.launch import carry_out, end_run, open_run
 from runtime.training.loop import Part
 from runtime.training.losses import example_weights, sft_loss
@@ -25,6 +26,7 @@ class Imitation:
 
     examples: Sequence[Example]
     reduction: Reduction
+    padding: bool = False
     dropout: bool = True
     names: tuple[str, ...] = ()
 
@@ -35,7 +37,7 @@ class Imitation:
     def part(self, items: Sequence[int], weights: Mapping[int, float]) -> Part:
         sequences = [self.examples[item].sequences[0] for item in items]
         each = np.repeat([weights[item] for item in items], [s.supervised for s in sequences])
-        return Part(pad(sequences), torch.from_numpy(each.astype(np.float32)))
+        return Part(lay_out(sequences, padded=self.padding), torch.from_numpy(each.astype(np.float32)))
 
     def loss(self, logps: Tensor, part: Part) -> tuple[Tensor, Tensor]:
         return sft_loss(logps, part.weights), logps.new_zeros(0)
@@ -57,6 +59,7 @@ def train(job: Job) -> None:
 
 def learn(job: Job) -> None:
     """One rank's work."""
-    run = open_run(job, ("completion",), lambda examples, _: Imitation(examples, job.config.reduction))
+    config = job.config
+    run = open_run(job, ("completion",), lambda rows, _: Imitation(rows, config.reduction, config.padding))
     run.finish()
     end_run(run)

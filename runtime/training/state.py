@@ -24,14 +24,15 @@ class Position:
 
     step: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
-    useful: int = 0  # tokens computed that were not padding
-    computed: int = 0  # tokens computed
+    useful: int = 0  # tokens of all sequences, on all ranks
+    computed: int = 0  # tokens that this rank computed
+    real: int = 0  # of these, tokens that were no filler
 
     def since(self, begun: Position) -> Position:
         """What was done after an earlier position."""
         seconds = {kind: spent - begun.seconds.get(kind, 0.0) for kind, spent in self.seconds.items()}
-        step, useful = self.step - begun.step, self.useful - begun.useful
-        return Position(step, seconds, useful, self.computed - begun.computed)
+        counts = (getattr(self, name) - getattr(begun, name) for name in ("useful", "computed", "real"))
+        return Position(self.step - begun.step, seconds, *counts)
 
     def spend(self, kind: str, seconds: float) -> None:
         self.seconds[kind] = self.seconds.get(kind, 0.0) + seconds
