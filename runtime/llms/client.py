@@ -182,10 +182,12 @@ class _Run:
 
     async def _attempt(self, request: Request) -> Reply:
         tokens = estimate_tokens(request)
-        wait = self.limiter.reserve(time.monotonic(), tokens) - time.monotonic()
-        if wait > 0:
-            await self._rest(wait)
         started = time.monotonic()
+        while (start := self.limiter.reserve(started, tokens)) > started:
+            await self._rest(start - started)
+            started = time.monotonic()
+            if self.limiter.held_until <= started:  # else a 429 came meanwhile: wait for a new turn
+                break
         try:
             with self._paid(request):
                 async with asyncio.timeout(self.limits.timeout_s):
