@@ -429,3 +429,37 @@ def test_declared_system_prompt_comes_first() -> None:
     assert addressed(declared, asked).messages == (Message("system", "S"), Message("user", "x"))
     plain = TypeAdapter[LLM](LLM).validate_python({"provider": "openai", "model": "m"})
     assert addressed(plain, asked) is asked
+
+
+def test_a_server_that_bears_few_at_once_gets_few_at_once(
+    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path
+) -> None:
+    """Sixteen are allowed, the server bears four: all are answered, and most tries are not refused."""
+    server.latency = 0.02
+    refused: list[int] = []
+
+    def script(number: int, seen: Seen) -> Fault | None:
+        if server._at_once <= 4:
+            return None
+        refused.append(number)
+        return Fault(429, body={"error": {"message": "too many at once"}})
+
+    server.script = script
+    outcomes = ask(llm(limits={"concurrency": 16, "attempts": 30}), requests(120), tmp_path / "l")
+    assert all(isinstance(outcome, Reply) for outcome in outcomes.values())
+    assert settled(tmp_path / "l") == Counter(outcomes.keys())
+    assert len(refused) < 60, "without adaption some hundreds"
+
+
+def test_those_that_wait_their_turn_keep_the_servers_pause_too(
+    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path
+) -> None:
+    arrived: list[float] = []
+
+    def script(number: int, seen: Seen) -> Fault | None:
+        arrived.append(time.monotonic())
+        return rate_limited(1) if number == 0 else None
+
+    server.script = script
+    ask(llm(limits={"requests_per_minute": 300}), requests(4), tmp_path / "l")
+    assert min(arrived[1:]) - arrived[0] >= 0.95

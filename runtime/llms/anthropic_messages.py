@@ -8,7 +8,7 @@ from anthropic import AnthropicError, APIConnectionError, APIStatusError, APITim
 
 from runtime.declare import AnthropicLLM
 from runtime.llms.base import Reply, Request, Retryable, Skipped, Usage
-from runtime.llms.http import api_key, meaning, told
+from runtime.llms.http import api_key, refused, told
 
 FINISH = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length"}
 
@@ -30,7 +30,7 @@ class AnthropicMessages:
         try:
             return _read(await self._client.messages.create(**self._arguments(request)))
         except APIStatusError as error:
-            raise self._meaning(error) from error
+            raise refused(error, self._declaration, self._key) from error
         except APITimeoutError as error:
             raise Retryable("timeout", "the server took too long") from error
         except APIConnectionError as error:
@@ -42,18 +42,6 @@ class AnthropicMessages:
 
     async def close(self) -> None:
         await self._client.close()
-
-    def _meaning(self, error: APIStatusError) -> Exception:
-        declared = self._declaration
-        message = told(error.message, self._key)
-        return meaning(
-            error.status_code,
-            error.response.headers,
-            error.body,
-            message,
-            variable=declared.api_key_env,
-            model=declared.model,
-        )
 
     def _arguments(self, request: Request) -> dict[str, Any]:
         system = "\n\n".join(m.content for m in request.messages if m.role == "system")

@@ -32,7 +32,7 @@ from runtime.llms.base import (
     Usage,
 )
 from runtime.llms.ledger import Ledger
-from runtime.llms.limiter import Limiter, estimate_tokens
+from runtime.llms.limiter import Limiter, Window, estimate_tokens
 from runtime.llms.registry import make_provider
 from runtime.signals import STOPS
 
@@ -106,6 +106,8 @@ class _Run:
         self.tell = tell
         self.limits = limits_of(declaration)
         self.limiter = Limiter(self.limits.requests_per_minute, self.limits.tokens_per_minute)
+        self.window = Window(self.limits.concurrency)
+        self.left = asyncio.Condition()
         self.stop = asyncio.Event()
         self.fatal: Fatal | None = None
         self.settled = self.failed = self.in_a_row = 0
@@ -151,7 +153,7 @@ class _Run:
         while True:
             attempt += 1
             try:
-                return await self._attempt(request), attempt
+                return await self._in_window(request), attempt
             except Skipped as error:
                 return Failure(error.kind, str(error)), attempt
             except Retryable as error:
@@ -159,12 +161,33 @@ class _Run:
                     return Failure(error.kind, str(error)), attempt
                 await self._rest(self._delay(attempt, error))
 
+    async def _in_window(self, request: Request) -> Reply:
+        """One attempt, made when fewer are in flight than the server lately bore."""
+        async with self.left:
+            await self.left.wait_for(lambda: self.window.room() or self.stop.is_set())
+        if self.stop.is_set():
+            raise _Stopped
+        number, answered, refused = self.window.enter(), False, False
+        try:
+            reply = await self._attempt(request)
+            answered = True
+            return reply
+        except Retryable as error:
+            refused = error.kind == "rate_limit"
+            raise
+        finally:
+            self.window.leave(number, answered=answered, refused=refused)
+            async with self.left:
+                self.left.notify_all()
+
     async def _attempt(self, request: Request) -> Reply:
         tokens = estimate_tokens(request)
-        wait = self.limiter.reserve(time.monotonic(), tokens) - time.monotonic()
-        if wait > 0:
-            await self._rest(wait)
         started = time.monotonic()
+        while (start := self.limiter.reserve(started, tokens)) > started:
+            await self._rest(start - started)
+            started = time.monotonic()
+            if self.limiter.held_until <= started:  # else a 429 came meanwhile: wait for a new turn
+                break
         try:
             with self._paid(request):
                 async with asyncio.timeout(self.limits.timeout_s):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from runtime.declare import AnthropicLLM, OpenAiLLM
 from runtime.llms.base import Fatal, Retryable, Skipped
 
 PLACEHOLDER_KEY = "none"  # servers of one's own take any; SDKs insist on one
@@ -58,6 +59,18 @@ def _field(body: object, name: str) -> str:
     inner = body.get("error")
     found: Any = inner.get(name) if isinstance(inner, Mapping) else body.get(name)
     return str(found or "")
+
+
+def refused(error: Any, declaration: AnthropicLLM | OpenAiLLM, key: str) -> Exception:
+    """The error to raise for an SDK's error of a status."""
+    return meaning(
+        error.status_code,
+        error.response.headers,
+        error.body,
+        told(error.message, key),
+        variable=declaration.api_key_env,
+        model=declaration.model,
+    )
 
 
 def meaning(

@@ -1,4 +1,4 @@
-"""When the next request may start: requests and tokens a minute, evenly spaced, and the server's own pauses.
+"""When the next request may start: rates, evenly spaced, the server's own pauses, and how many at once.
 
 Pure arithmetic on a clock that the caller reads, so that it is tested without waiting. Spacing is
 even, with no burst: in no minute do more requests start, or are more tokens reserved, than allowed.
@@ -43,3 +43,41 @@ class Limiter:
     def hold(self, until: float) -> None:
         """Start nothing before this time."""
         self.held_until = max(self.held_until, until)
+
+
+class Window:
+    """How many requests may be in flight: halved where the server says "too many", then grown again.
+
+    It grows by one for a windowful of replies, up to `most`, and only while it is full. Requests that
+    were in flight together and are refused together are one sign, so they halve it once.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._size = float(most)
+        self._entered = 0
+        self._halved_at = 0
+        self.in_flight = 0
+
+    @property
+    def size(self) -> int:
+        return int(self._size)
+
+    def room(self) -> bool:
+        return self.in_flight < self.size
+
+    def enter(self) -> int:
+        """Take a place; returns the number to leave it with."""
+        self.in_flight += 1
+        self._entered += 1
+        return self._entered
+
+    def leave(self, number: int, *, answered: bool = False, refused: bool = False) -> None:
+        """Give the place back, saying whether there was a reply or a "too many"; neither changes nothing."""
+        full = self.in_flight >= self.size
+        self.in_flight -= 1
+        if refused and number > self._halved_at:
+            self._size = max(1.0, self._size / 2)
+            self._halved_at = self._entered
+        elif answered and full:
+            self._size = min(float(self._most), self._size + 1 / self._size)

@@ -8,7 +8,7 @@ from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
 from runtime.declare import OpenAiLLM
 from runtime.llms.base import Reply, Request, Retryable, Skipped, Usage
-from runtime.llms.http import api_key, meaning, told
+from runtime.llms.http import api_key, refused, told
 
 
 class OpenAiChat:
@@ -32,26 +32,14 @@ class OpenAiChat:
             return await self._try(request, name)
         except BadRequestError as error:
             if name == "max_completion_tokens" or "max_completion_tokens" not in str(error):
-                raise self._meaning(error) from error
+                raise refused(error, self._declaration, self._key) from error
         except APIStatusError as error:
-            raise self._meaning(error) from error
+            raise refused(error, self._declaration, self._key) from error
         self._limit_name = "max_completion_tokens"
         return await self.ask(request)
 
     async def close(self) -> None:
         await self._client.close()
-
-    def _meaning(self, error: APIStatusError) -> Exception:
-        declared = self._declaration
-        message = told(error.message, self._key)
-        return meaning(
-            error.status_code,
-            error.response.headers,
-            error.body,
-            message,
-            variable=declared.api_key_env,
-            model=declared.model,
-        )
 
     def _arguments(self, request: Request, limit_name: str) -> dict[str, Any]:
         made: dict[str, Any] = {
