@@ -6,7 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from compiler.local import machine
+from compiler.local import Capacity, LocalRun, machine
+from compiler.planning.plan import State, make_plan
+from runtime.store import Store
+from tests.compiler.specs import compile_text
+
+ARMS = """\
+experiment: arms
+axes: {seed: [0, 1, 2, 3, 4]}
+sources:
+  tasks: {kind: world, size: 20}
+stages:
+  arm: {kind: prepare, source: tasks, seed: "${seed}", resources: {gpus: 1}}
+"""
 
 WHOLE = "GPU 0: NVIDIA H200 (UUID: GPU-aa)\nGPU 1: NVIDIA H200 (UUID: GPU-bb)\n"
 CUT = """GPU 0: NVIDIA H200 (UUID: GPU-aa)
@@ -55,3 +67,20 @@ def test_a_machine_is_asked_for_its_gpus(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert machine().gpus == gpus
+
+
+def test_more_arms_than_gpus_run_side_by_side_each_with_its_own(tmp_path: Path) -> None:
+    plan = make_plan(compile_text(tmp_path, ARMS), State())
+    local = LocalRun(plan, Store(tmp_path / "s"), Capacity(8, ("MIG-11", "GPU-bb")))
+    held: dict[str, tuple[str, ...]] = {}  # node at work -> its GPUs
+    most = 0
+    for event in local.run():
+        if event.what == "started":
+            held[event.node] = next(r.gpus for r in local._running.values() if r.step.node.id == event.node)
+        else:
+            assert event.what == "sealed", event
+            del held[event.node]
+        shared = [gpu for gpus in held.values() for gpu in gpus]
+        assert len(shared) == len(held) == len(set(shared))
+        most = max(most, len(held))
+    assert most == 2 and len(local.results) == 5
