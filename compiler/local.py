@@ -7,8 +7,10 @@ Nothing is remembered between runs: what is sealed is done, the rest is run.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -27,6 +29,7 @@ from runtime.run_task import run_child
 from runtime.store import Store
 
 GRACE_S = 30.0
+_GPU_ID = re.compile(r"\d+|(GPU|MIG)-\S+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +41,25 @@ class Capacity:
 
 
 def _gpus() -> tuple[str, ...]:
+    """Ids of the GPUs that jobs may have, as CUDA reads them: an allocation's, or all there are."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return tuple(v for v in visible.split(",") if v)
+        ids = (v.strip() for v in visible.split(","))
+        # CUDA takes what stands before the first id that is none, such as -1 or NoDevFiles.
+        return tuple(dict.fromkeys(itertools.takewhile(_GPU_ID.fullmatch, ids)))
     if shutil.which("nvidia-smi") is None:
         return ()
     listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=False)
-    return tuple(str(i) for i, _ in enumerate(listed.stdout.splitlines()))
+    return _listed(listed.stdout) if listed.returncode == 0 else ()
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """Ids in what `nvidia-smi --list-gpus` prints; a GPU that is cut into MIG instances stands for those."""
+    found: list[str] = []
+    for gpu in re.split(r"^(?=GPU \d)", text, flags=re.MULTILINE):
+        if number := re.match(r"GPU (\d+):", gpu):
+            found += re.findall(r"UUID: (MIG-[^)\s]+)", gpu) or [number[1]]
+    return tuple(found)
 
 
 def machine() -> Capacity:
