@@ -36,8 +36,9 @@ def test_step_0_has_no_reward_and_the_margin_grows(store: Store, start: dict[str
     assert not any(name.startswith("_") for name in rows[0])
 
 
-def test_ipo_starts_at_its_own_value(store: Store, start: dict[str, Any]) -> None:
-    rows = curve(run(store, dpo(store, start, loss="ipo", beta=0.5, learning_rate=1e-4)))
+@pytest.mark.parametrize("loss", ["ipo", "ipo_mean"])
+def test_ipo_starts_at_its_own_value(store: Store, start: dict[str, Any], loss: str) -> None:
+    rows = curve(run(store, dpo(store, start, loss=loss, beta=0.5, learning_rate=1e-4)))
     assert rows[0]["loss"] == pytest.approx(1.0, abs=1e-4)
     assert rows[-1]["loss"] < rows[0]["loss"]
 

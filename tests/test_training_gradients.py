@@ -86,12 +86,27 @@ def test_sft(scorer: Scorer, renderer: Renderer, reduction: Reduction, tmp_path:
     require_same(scorer, Imitation(rows, reduction))
 
 
-@pytest.mark.parametrize("loss", ["sigmoid", "ipo"])
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo", "ipo_mean"])
 def test_dpo(scorer: Scorer, renderer: Renderer, loss: str, tmp_path: Path) -> None:
     rows = examples(renderer, tmp_path / "rows", preferences(13), "chosen", "rejected")
     reference = -torch.rand(13, 2, generator=torch.Generator().manual_seed(0)) * 10
     told = {"kind": "dpo", "model": "m", "data": "d", "epochs": 1, "learning_rate": 1.0, "loss": loss}
     require_same(scorer, Preference(rows, reference, Dpo.model_validate(told)))
+
+
+def test_ipo_mean_divides_each_drift_by_its_own_answer(
+    scorer: Scorer, renderer: Renderer, tmp_path: Path
+) -> None:
+    rows = examples(renderer, tmp_path / "rows", preferences(5), "chosen", "rejected")
+    told = {"kind": "dpo", "model": "m", "data": "d", "epochs": 1, "learning_rate": 1.0, "loss": "ipo_mean"}
+    objective = Preference(rows, torch.zeros(5, 2), Dpo.model_validate({**told, "beta": 0.5}))
+    part = objective.part(range(5), objective.weights(range(5)))
+    keep = part.padded.keep
+    lengths = keep.sum(dim=1)
+    assert (lengths[:5] != lengths[5:]).any(), "else sums would do as well"
+    # chosen: -1 nat a token, rejected: -3 nats a token, so the margin is 2 whatever the lengths
+    each = torch.tensor([-1.0] * 5 + [-3.0] * 5)[:, None].expand(keep.shape)[keep]
+    assert objective.loss(each, part)[0].item() == pytest.approx((2 - 1 / (2 * 0.5)) ** 2)
 
 
 def test_log_probabilities_are_those_of_the_whole_model(

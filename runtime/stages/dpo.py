@@ -27,8 +27,8 @@ class Dpo(TrainingConfig):
         doc="log-probabilities of the reference, from a `reference` stage; none: computed in this job",
     )
     beta: float = result(0.1, doc="strength of the pull towards the reference", gt=0)
-    loss: Literal["sigmoid", "ipo"] = result(
-        "sigmoid", doc="`sigmoid` is DPO; `ipo` is the summed form of IPO"
+    loss: Literal["sigmoid", "ipo", "ipo_mean"] = result(
+        "sigmoid", doc="`sigmoid` is DPO; `ipo` is the summed form of IPO, `ipo_mean` that per token"
     )
     label_smoothing: float = result(0.0, doc="cDPO: assumed share of flipped labels", ge=0, lt=0.5)
 
@@ -39,9 +39,12 @@ def outputs(config: Dpo, inputs: Mapping[str, Port]) -> dict[str, Port]:
 
 def check(config: Dpo, inputs: Mapping[str, Port]) -> Iterable[Problem]:
     yield from require_chat(inputs)
-    if config.loss == "ipo" and config.label_smoothing:
+    if config.loss != "sigmoid" and config.label_smoothing:
         yield Problem(
-            "AC321", "label_smoothing", "label smoothing has no meaning for `loss: ipo`", "remove it"
+            "AC321",
+            "label_smoothing",
+            f"label smoothing has no meaning for `loss: {config.loss}`",
+            "remove it",
         )
 
 

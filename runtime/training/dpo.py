@@ -60,10 +60,13 @@ class Preference:
         drift = sequence_sums(logps, part.batch.spans).view(2, -1) - part.reference
         margins = drift[0] - drift[1]
         beta = self.config.beta
-        if self.config.loss == "ipo":
+        if self.config.loss == "sigmoid":
+            losses = dpo_loss(margins, beta, self.config.label_smoothing)
+        elif self.config.loss == "ipo":
             losses = ipo_loss(margins, beta)
         else:
-            losses = dpo_loss(margins, beta, self.config.label_smoothing)
+            means = drift / part.padded.keep.sum(dim=1).view(2, -1)
+            losses = ipo_loss(means[0] - means[1], beta)
         told = [
             beta * drift[0],
             beta * drift[1],

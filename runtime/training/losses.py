@@ -66,12 +66,13 @@ def dpo_loss(margins: Tensor, beta: float, label_smoothing: float = 0.0) -> Tens
 def ipo_loss(margins: Tensor, beta: float) -> Tensor:
     """IPO losses [P] of pairs: (margin - 1 / (2 beta))^2, equation 17 of Azar et al. 2023 (arXiv 2310.12036).
 
-    margins: as for `dpo_loss`, of log-probabilities *summed* over tokens (not length-normalised);
-    beta is the paper's tau.
+    margins: [P], as for `dpo_loss`, and beta is the paper's tau. The paper's margins (`loss: ipo`) are of
+    log-probabilities *summed* over tokens. `loss: ipo_mean` takes each drift log pi - log pi_ref per
+    supervised token of its own answer, so margins are in nats a token; TRL's `ipo` is this one.
     """
     return (margins - 1 / (2 * beta)) ** 2
 
 
 def loss_without_margin(loss: str, beta: float) -> float:
-    """The loss of a pair whose policy equals its reference: ln 2 (`sigmoid`), 1 / (4 beta^2) (`ipo`)."""
+    """The loss of a pair whose policy equals its reference: ln 2 (`sigmoid`), 1 / (4 beta^2) (both IPO)."""
     return log(2) if loss == "sigmoid" else 1 / (4 * beta * beta)

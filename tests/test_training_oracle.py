@@ -1,0 +1,95 @@
+"""Our losses against TRL 1.16's on one batch: where they are equal, and where TRL differs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runtime.chat import Renderer
+from runtime.declare import Architecture
+from runtime.files import write_rows
+from runtime.models import _initialise, load_model
+from runtime.stages.dpo import Dpo
+from runtime.training.data import Cut, Lengths, read_examples
+from runtime.training.dpo import Preference
+from runtime.training.losses import sequence_sums
+from runtime.training.scoring import Scorer
+from tests.tiny import MODEL, preferences
+
+
+class Oracle:
+    """One batch of pairs, a policy and another model as its reference, for TRL and for us."""
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoTokenizer
+
+        _initialise(Architecture.model_validate(MODEL["init"]), ["abc"], folder / "model")
+        self.tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+        self.policy, self.other = (load_model(folder / "model", torch.float32).eval() for _ in range(2))
+        torch.manual_seed(0)
+        with torch.no_grad():
+            for weight in self.other.parameters():
+                weight.add_(0.1 * torch.randn_like(weight))
+        write_rows(folder / "rows", preferences(6))
+        renderer = Renderer("human_assistant", self.tokenizer)
+        self.rows = read_examples(
+            folder / "rows", renderer, ("chosen", "rejected"), Cut(Lengths(96, 64, "drop"))
+        )
+        self.folder = folder
+
+    def ours(self, **told: Any) -> float:
+        config = {"kind": "dpo", "model": "m", "data": "d", "epochs": 1, "learning_rate": 1.0, **told}
+        blank = torch.zeros(len(self.rows), 2)
+        every = range(len(self.rows))
+        objective = Preference(self.rows, blank, Dpo.model_validate(config))
+        padded = objective.part(every, objective.weights(every)).padded
+        with torch.no_grad():
+            logps, reference = (
+                Scorer(lm)(padded.ids, padded.keep, padded.targets) for lm in (self.policy, self.other)
+            )
+            objective.reference = sequence_sums(reference, padded.keep).view(2, -1).T
+            return objective.loss(logps, objective.part(every, objective.weights(every)))[0].item()
+
+    def trl(self, **told: Any) -> float:
+        from datasets import Dataset
+        from trl import DPOConfig, DPOTrainer
+
+        config = DPOConfig(str(self.folder / "out"), use_cpu=True, bf16=False, report_to="none", **told)
+        one = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])
+        trainer = DPOTrainer(
+            self.policy, self.other, config, train_dataset=one, processing_class=self.tokenizer
+        )
+        sequences = [row.sequences[side] for side in (0, 1) for row in self.rows]
+        width = max(len(s.ids) for s in sequences)
+        ids, real, answer = (torch.zeros(len(sequences), width, dtype=torch.long) for _ in range(3))
+        for line, s in enumerate(sequences):
+            ids[line, : len(s.ids)] = torch.from_numpy(s.ids.astype("int64"))
+            real[line, : len(s.ids)] = 1
+            answer[line, s.prompt : len(s.ids)] = 1
+        batch = {"input_ids": ids, "attention_mask": real, "completion_mask": answer}
+        with torch.no_grad():
+            return float(trainer.compute_loss(trainer.model.eval(), batch))
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
+    pytest.importorskip("trl")
+    return Oracle(tmp_path_factory.mktemp("oracle"))
+
+
+def test_sigmoid(oracle: Oracle) -> None:
+    assert oracle.ours(beta=0.3) == pytest.approx(oracle.trl(beta=0.3), rel=1e-5)
+
+
+def test_ipo_of_trl_is_the_one_per_token(oracle: Oracle) -> None:
+    theirs = oracle.trl(beta=0.3, loss_type=["ipo"])
+    assert oracle.ours(beta=0.3, loss="ipo_mean") == pytest.approx(theirs, rel=1e-5)
+    assert oracle.ours(beta=0.3, loss="ipo") != pytest.approx(theirs, rel=1e-2)
+
+
+def test_trl_ignores_label_smoothing(oracle: Oracle) -> None:
+    assert oracle.trl(beta=0.3, label_smoothing=0.2) == oracle.trl(beta=0.3)
+    assert oracle.ours(beta=0.3, label_smoothing=0.2) != pytest.approx(oracle.ours(beta=0.3), rel=1e-3)
