@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 
 from compiler.errors import Diagnostic, near
-from compiler.frontend.source import Located, merge, noted, parse
+from compiler.frontend.source import Located, noted, parse
 from runtime import templates
 
 KEY = "preset"
@@ -49,6 +49,7 @@ def lay_under(
         if key not in set(swept)
     }
     over = {
-        key: merge(fields[key], value, problems) if key in fields else value for key, value in own.items()
+        key: noted(value, f"overrides {fields[key].plain()} at", fields[key].span) if key in fields else value
+        for key, value in own.items()
     }
     return {**laid, **over}

@@ -46,7 +46,7 @@ def test_explain_tells_where_values_are_from(tmp_path: Path) -> None:
     told = {v.name: v for v in explain(make_plan(program, State()), 2).values}
     assert told["optimizer"].place == "presets/sharma2024.yaml:5"
     assert told["optimizer"].notes[0].startswith("preset sharma2024, named at ")
-    assert told["learning_rate"].notes == ("overrides presets/sharma2024.yaml:8",)
+    assert told["learning_rate"].notes == ("overrides 1e-07 at presets/sharma2024.yaml:8",)
     assert told["weight_decay"].place == ""
 
 
