@@ -12,6 +12,7 @@ from pydantic import Field
 
 from compiler.errors import NOWHERE, Diagnostic, Span, near
 from compiler.frontend.interpolate import AxisValue
+from compiler.frontend.presets import lay_under
 from compiler.frontend.source import Located, Source, made
 from compiler.frontend.validate import validate
 from runtime.declare import LLM, ModelDecl
@@ -250,7 +251,8 @@ def _stage(name: str, body: Located, names: Iterable[str], problems: list[Diagno
     if kind is None:
         return
     sweep = _sweep(name, body, problems)
-    entries = {key: value for key, value in body.items.items() if key != "sweep"}
+    written = {key: value for key, value in body.items.items() if key != "sweep"}
+    entries = lay_under(kind.name, written, sweep, problems)
     spelled = kind.expand(name, entries)
     if sweep:
         shared = kind.share(name, spelled[name], frozenset(sweep))

@@ -17,6 +17,8 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from compiler.frontend.presets import KEY as PRESET
+from compiler.frontend.presets import names_for
 from compiler.frontend.spec import DECLARED, Budget, TableSpec
 from compiler.site.profile import Profile
 from runtime import templates
@@ -143,7 +145,7 @@ def _stages(kinds: Sequence[StageKind]) -> tuple[Schema, dict[str, Schema]]:
         here = f"#/definitions/kind.{kind.name}"
         definitions[f"kind.{kind.name}"] = {
             "description": _about(kind.config),
-            "properties": {**fields, "kind": {"const": kind.name}, "sweep": _sweep(fields, here)},
+            "properties": {**fields, **_own(kind.name), "sweep": _sweep(fields, here)},
             "additionalProperties": _unforeseen(kind),
         }
         choices[kind.name] = (here, _about(kind.config))
@@ -152,6 +154,14 @@ def _stages(kinds: Sequence[StageKind]) -> tuple[Schema, dict[str, Schema]]:
     snippets = [_snippet(kind) for kind in kinds]
     kindless = {"if": {"type": "object", "required": ["kind"]}, "else": {"defaultSnippets": snippets}}
     return {**_choice("kind", choices), **kindless}, definitions
+
+
+def _own(kind: str) -> dict[str, Schema]:
+    """The keys of a stage that no config has, but for `sweep`."""
+    names = names_for(kind)
+    about = "values that lie beneath those written here; changes nothing but them"
+    preset = {PRESET: {"description": about, "enum": [*names, None]}} if names else {}
+    return {"kind": {"const": kind}, **preset}
 
 
 def _reference(made: Schema) -> Schema:
@@ -218,7 +228,8 @@ def _kind_needs(kind: StageKind) -> Iterator[Schema]:
     for field in _required(kind.config):
         if field != "kind" and not _unforeseen(kind):
             swept = {"required": ["sweep"], "properties": {"sweep": _one(field)}}
-            given = {"anyOf": [swept, *map(_one, short)]} if short else swept
+            others = [*short, *([PRESET] if names_for(kind.name) else [])]
+            given = {"anyOf": [swept, *map(_one, others)]} if others else swept
             yield {"if": given, "else": _one(field)}  # not an `anyOf`: editors would mark the sweep
 
 
