@@ -101,7 +101,7 @@ def test_ipo_mean_divides_each_drift_by_its_own_answer(
     told = {"kind": "dpo", "model": "m", "data": "d", "epochs": 1, "learning_rate": 1.0, "loss": "ipo_mean"}
     objective = Preference(rows, torch.zeros(5, 2), Dpo.model_validate({**told, "beta": 0.5}))
     part = objective.part(range(5), objective.weights(range(5)))
-    keep = part.padded.keep
+    keep = part.batch.spans
     lengths = keep.sum(dim=1)
     assert (lengths[:5] != lengths[5:]).any(), "else sums would do as well"
     # chosen: -1 nat a token, rejected: -3 nats a token, so the margin is 2 whatever the lengths

@@ -45,12 +45,13 @@ class Oracle:
         blank = torch.zeros(len(self.rows), 2)
         every = range(len(self.rows))
         objective = Preference(self.rows, blank, Dpo.model_validate(config))
-        padded = objective.part(every, objective.weights(every)).padded
+        batch = objective.part(every, objective.weights(every)).batch
         with torch.no_grad():
             logps, reference = (
-                Scorer(lm)(padded.ids, padded.keep, padded.targets) for lm in (self.policy, self.other)
+                Scorer(lm)(batch.ids, batch.positions, batch.picks, batch.targets, batch.layout)
+                for lm in (self.policy, self.other)
             )
-            objective.reference = sequence_sums(reference, padded.keep).view(2, -1).T
+            objective.reference = sequence_sums(reference, batch.spans).view(2, -1).T
             return objective.loss(logps, objective.part(every, objective.weights(every)))[0].item()
 
     def trl(self, **told: Any) -> float:

@@ -65,7 +65,7 @@ class Preference:
         elif self.config.loss == "ipo":
             losses = ipo_loss(margins, beta)
         else:
-            means = drift / part.padded.keep.sum(dim=1).view(2, -1)
+            means = drift / part.batch.spans.sum(dim=1).view(2, -1)
             losses = ipo_loss(means[0] - means[1], beta)
         told = [
             beta * drift[0],
