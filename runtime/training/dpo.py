@@ -30,6 +30,10 @@ REFERENCE = "reference.jsonl"
 STEP0_TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2}
 
 
+# A margin up to this, in nats, is rounding: before the first step chosen does not lead anywhere.
+ROUNDING = 1e-4
+
+
 @dataclass
 class Preference:
     """The loss of pairs against fixed reference log-probabilities; the mean over the batch's pairs.
@@ -71,7 +75,7 @@ class Preference:
             beta * drift[0],
             beta * drift[1],
             beta * margins,
-            (margins > 0).float(),
+            (margins > ROUNDING).float(),
             drift.abs().sum(dim=0),
         ]
         return (losses * part.weights).sum(), (torch.stack(told) * part.weights).sum(dim=1)
