@@ -13,9 +13,9 @@ from torch import Tensor
 
 from runtime.training.data import Tokens
 
-# Attention works on rows. Rows of unlike length are computed apart where that saves so many places.
-_WORTH = 2048
-_LIKE = 0.7  # rows of one group are at least this share of its longest
+# Attention works on rows. Shorter rows are computed apart where that saves so many places.
+_WORTH = 1024
+_LIKE = 0.7  # of the longest row: what is longer stays with it
 _MOST_GROUPS = 4
 
 
@@ -145,16 +145,17 @@ def _layout(tokens: Sequence[NDArray[np.int64]], known: Sequence[int], total: in
 
 
 def _groups(lengths: Sequence[int]) -> list[list[int]]:
-    """Sequences of like length, the longest first; one group where more would save little."""
+    """Sequences of like length, the longest first; the rest stays together where a cut would save little."""
     ordered = sorted(range(len(lengths)), key=lambda number: -lengths[number])
-    if lengths[ordered[0]] * len(lengths) - sum(lengths) < _WORTH:
-        return [ordered]
     groups: list[list[int]] = []
-    for number in ordered:
-        if groups and (len(groups) == _MOST_GROUPS or lengths[number] >= _LIKE * lengths[groups[-1][0]]):
-            groups[-1].append(number)
-        else:
-            groups.append([number])
+    left = sum(lengths)
+    for done, number in enumerate(ordered):
+        width = lengths[groups[-1][0]] if groups else 0
+        saved = width * (len(ordered) - done) - left
+        if not groups or (lengths[number] < _LIKE * width and saved >= _WORTH and len(groups) < _MOST_GROUPS):
+            groups.append([])
+        groups[-1].append(number)
+        left -= lengths[number]
     return groups
 
 
