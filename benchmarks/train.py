@@ -35,7 +35,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 LONGEST = 512
 BATCH = 8
 RATE = {"sft": 1e-3, "dpo": 1e-5}
-SYSTEMS = ("alignc", "alignc, padded", "TRL, defaults", "TRL, best settings")
+SYSTEMS = ("alignc", "alignc padded", "TRL defaults", "TRL best settings")
 
 
 def read_outputs(path: Path) -> dict[str, str]:
@@ -135,14 +135,14 @@ def by_alignc(folder: Path, task: str, epochs: int, scratch: Path, precision: st
     summary = store.manifest(task, job["key"])["summary"]
     seconds = summary["seconds"]
     told_seconds(seconds["data"] + seconds["compute"] + spent)
-    return store.folder(task, job["key"]) / "model"
+    return store.artifact(task, job["key"]) / "model"
 
 
 def by_trl(folder: Path, task: str, epochs: int, scratch: Path, precision: str, *, best: bool) -> Path:
     """TRL's trainer on the same rows, rendered as ours are."""
     import torch
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
     torch.set_num_threads(threads())
@@ -170,12 +170,6 @@ def by_trl(folder: Path, task: str, epochs: int, scratch: Path, precision: str, 
     if best and task == "dpo":
         del common["train_sampling_strategy"]  # it knows no lengths of pairs
     kind, config = (SFTTrainer, SFTConfig) if task == "sft" else (DPOTrainer, DPOConfig)
-
-    class Clock(TrainerCallback):  # type: ignore[misc]
-        began = 0.0
-
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.began = time.perf_counter()
 
     trainer = kind(model=lm, args=config(**common), train_dataset=table, processing_class=tokenizer)
     started = time.perf_counter()
@@ -215,10 +209,10 @@ def child(system: str, task: str, folder: Path, epochs: int, precision: str) -> 
         scratch = Path(name)
         examples = open_examples(folder, task, scratch)
         if system.startswith("alignc"):
-            told = {"padding": system == "alignc, padded"}
+            told = {"padding": system == "alignc padded"}
             model = by_alignc(folder, task, epochs, scratch, precision, **told)
         else:
-            model = by_trl(folder, task, epochs, scratch, precision, best=system == "TRL, best settings")
+            model = by_trl(folder, task, epochs, scratch, precision, best=system == "TRL best settings")
         useful = epochs * sum(e.tokens - len(e.sequences) for e in examples)
         return {
             "tokens_per_s": useful / _SECONDS[0],
@@ -290,6 +284,9 @@ def main() -> None:
     )
     parser.add_argument("--data", nargs=2, type=Path, help="AlpacaEval outputs of two models (.jsonl.gz)")
     parser.add_argument("--shapes", default="tiny,13M", help=f"of {', '.join(SHAPES)}")
+    parser.add_argument(
+        "--systems", default=",".join(SYSTEMS), help="which to measure, the first as the measure"
+    )
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
@@ -302,23 +299,24 @@ def main() -> None:
     if args.child:
         print(json.dumps(child(args.child, args.task, args.folder, args.epochs, args.precision)))
         return
-    began, rows = machine(), []
+    began, rows, systems = machine(), [], args.systems.split(",")
     for shape in args.shapes.split(","):
         with prepared(shape, args.data, args.rows) as folder:
-            for task in ("sft", "dpo"):
-                found: dict[str, list[dict[str, float]]] = {system: [] for system in SYSTEMS}
+            for task in args.tasks.split(","):
+                found: dict[str, list[dict[str, float]]] = {system: [] for system in systems}
                 for _ in range(args.repeats):
-                    for system in SYSTEMS:  # in turns, so that what else the machine does meets all alike
+                    for system in systems:  # in turns, so that what else the machine does meets all alike
                         found[system].append(measure(system, task, folder, args))
                         print(shape, task, system, found[system][-1], file=sys.stderr, flush=True)
-                for system in SYSTEMS:
+                for system in systems:
                     rate = median(run["tokens_per_s"] for run in found[system])
                     loss = median(run["loss"] for run in found[system])
-                    ours = median(run["tokens_per_s"] for run in found["alignc"])
-                    times = "" if system == "alignc" else f"{ours / rate:.2f}"
+                    ours = median(run["tokens_per_s"] for run in found[systems[0]])
+                    times = "" if system == systems[0] else f"{ours / rate:.2f}"
                     rows.append([shape, task.upper(), system, f"{rate:,.0f}", times, f"{loss:.4f}"])
-    header = ["model", "task", "system", "useful tokens/s", "alignc is faster by", "loss after"]
-    text = f"{began}; {args.rows} rows, {args.epochs} epoch(s), batch {BATCH}, {args.precision}, medians of {args.repeats}.\n\n"
+    header = ["model", "task", "system", "useful tokens/s", "the first is faster by", "loss after"]
+    work = f"{args.rows} rows, {args.epochs} epoch(s), batch {BATCH}, {args.precision}"
+    text = f"{began}; {work}, medians of {args.repeats}.\n\n"
     text += markdown(header, rows, words={0, 1, 2})
     print(text)
     if args.write:

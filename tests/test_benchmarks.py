@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +59,36 @@ def test_submission_is_measured(slurm: Cluster, tmp_path: Path) -> None:
         ["| a chain of `alignc submit`", "2"],
         ["| bare jobs, `afterok`", "2"],
     ]
+
+
+@pytest.mark.slow
+def test_training_is_measured_beside_trl(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    for name in ("one", "other"):
+        with gzip.open(tmp_path / f"{name}.jsonl.gz", "wt") as file:
+            for number in range(16):
+                text = " ".join(draw.choices(["so", "they", "went", "home"], k=draw.randint(5, 60)))
+                print(json.dumps({"instruction": f"tell {number}", "output": text}), file=file)
+    files = [str(tmp_path / f"{name}.jsonl.gz") for name in ("one", "other")]
+    options = ["--data", *files, "--shapes", "tiny", "--rows", "16", "--repeats", "1"]
+    told = subprocess.run(
+        [
+            sys.executable,
+            ROOT / "benchmarks" / "train.py",
+            *options,
+            "--systems",
+            "alignc,TRL best settings",
+            "--tasks",
+            "sft",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    rows = [line.strip("| ").split(" | ") for line in told.stdout.splitlines() if line.startswith("| tiny")]
+    assert [row[:3] for row in rows] == [
+        ["tiny", "SFT", system] for system in ("alignc", "TRL best settings")
+    ]
+    assert float(rows[0][5]) == pytest.approx(float(rows[1][5]), abs=0.05)
