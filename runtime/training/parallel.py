@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runtime.models import probe_logits
 from runtime.training.batches import Batch
 from runtime.training.scoring import Scorer
 from runtime.training_config import TrainingConfig
@@ -27,7 +26,7 @@ def zero_stage(config: TrainingConfig) -> int:
 
 
 def launch_shape(config: TrainingConfig) -> dict[str, Any]:
-    """What a resume state depends on: without DeepSpeed it is the same for any number of processes."""
+    """What a resume state depends on: only DeepSpeed's; all others read the same one, on any number."""
     stage = zero_stage(config)
     return {"zero": stage, "processes": config.parallel.processes if stage else None}
 
@@ -125,7 +124,7 @@ class Backend(ABC):
         mode = self.model.training
         self.model.eval()
         try:
-            return probe_logits(self.lm, ids)
+            return self.scorer.probe(ids)
         finally:
             self.model.train(mode)
 
@@ -144,7 +143,8 @@ def open_backend(config: TrainingConfig) -> Backend:
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
     from accelerate.utils import DistributedType
 
-    from runtime.training.plain import Plain  # here, for they are made of what is above
+    from runtime.training.fsdp import Fsdp  # here, for they are made of what is above
+    from runtime.training.plain import Plain
     from runtime.training.zero import Zero, zero_plugin
 
     stage, planned, cuda = zero_stage(config), config.parallel.processes, torch.cuda.is_available()
@@ -170,7 +170,8 @@ def open_backend(config: TrainingConfig) -> Backend:
         raise RuntimeError(
             f"{planned} processes of {wanted} were planned, but accelerate started {got[0]} of {got[1]}"
         )
-    return (Zero if stage else Plain)(config, accelerator)
+    backend = Zero if stage else Fsdp if config.parallel.sharding else Plain
+    return backend(config, accelerator)
 
 
 def close_backend(backend: Backend) -> None:
