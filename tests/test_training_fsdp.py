@@ -34,45 +34,38 @@ def test_what_makes_no_sense_is_refused(told: dict[str, Any], way_out: str) -> N
 
 
 @pytest.mark.slow
-def test_fsdp2_trains_as_one_process_does(store: Store, tmp_path: Path) -> None:
-    """Both jobs also reopen their checkpoint and compare its logits, as every training does."""
-    other = Store(tmp_path / "other")
-    # 47 rows: the last batch of an epoch has one row, so that one rank has none.
-    rows, told = demonstrations(47), {"batch_size": 23, "learning_rate": 1e-3, "micro_batch": 5}
-    one, two = sft(store, rows, **told), sft(other, rows, **told, **FSDP2)
-    require_close(run(store, one), run(other, two))
-    assert [summary(*made_by)["processes"] for made_by in ((store, one), (other, two))] == [1, 2]
-    counts = [summary(*made_by)["parameters"] for made_by in ((store, one), (other, two))]
-    assert counts[0] == counts[1]
-    starts = [made(one, "Model", "model"), made(two, "Model", "model")]
-    pair = [
-        dpo(s, m, learning_rate=1e-4, **p)
-        for s, m, p in zip((store, other), starts, ({}, FSDP2), strict=True)
-    ]
-    require_close(run(store, pair[0]), run(other, pair[1]))
-
-
-@pytest.mark.slow
-def test_fsdp2_killed_goes_on_with_the_same_bits_and_on_one_process_too(
+def test_fsdp2_trains_as_one_process_does_and_goes_on_after_a_kill(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: dict[str, Any] = {"epochs": 3, "batch_size": 8, "learning_rate": 1e-3}
-    whole, alone = Store(tmp_path / "whole"), Store(tmp_path / "alone")
-    wanted = run(whole, sft(whole, **told, **FSDP2))
+    """Each job also reopens its checkpoint and compares its logits, as every training does."""
+    one, killed, moved = (Store(tmp_path / name) for name in ("one", "killed", "moved"))
+    # 47 rows: the last batch of an epoch has one row, so that one rank has none.
+    rows = demonstrations(47)
+    told: dict[str, Any] = {"epochs": 6, "batch_size": 23, "learning_rate": 1e-3, "micro_batch": 5}
+    alone, spread = sft(one, rows, **told), sft(store, rows, **told, **FSDP2)
+    whole = run(store, spread)
+    require_close(run(one, alone), whole)
+    assert (summary(one, alone)["processes"], summary(store, spread)["processes"]) == (1, 2)
+    assert summary(one, alone)["parameters"] == summary(store, spread)["parameters"]
+    require_close(
+        run(one, dpo(one, made(alone, "Model", "model"), learning_rate=1e-4)),
+        run(store, dpo(store, made(spread, "Model", "model"), learning_rate=1e-4, **FSDP2)),
+    )
+
     monkeypatch.setenv("ALIGNC_RESUME_EVERY_S", "0")
-    job = sft(store, **told, **FSDP2)
-    folder = scratch(store, job)
-    pid = in_child(store, job)
+    job = sft(killed, rows, **told, **FSDP2)
+    folder = scratch(killed, job)
+    pid = in_child(killed, job)
     ranks = ranks_of(pid)
     eventually(lambda: state.newest(folder))
     os.kill(pid, signal.SIGKILL)
     assert outcome(pid) == -signal.SIGKILL
     eventually(lambda: all(gone(rank) for rank in ranks), 5)
     monkeypatch.delenv("ALIGNC_RESUME_EVERY_S")
-    assert 0 < len(curve(folder)) < 36, "there must be something left to do"
+    assert len(curve(folder)) < 18, "there must be something left to do"
 
-    single = sft(alone, **told)
-    shutil.copytree(folder, scratch(alone, single))
-    assert digest(run(store, job)) == digest(wanted)
-    require_close(run(alone, single), wanted)
-    assert summary(alone, single)["went_on_from_step"] > 0
+    single = sft(moved, rows, **told)  # one process goes on from the state of two
+    shutil.copytree(folder, scratch(moved, single))
+    assert digest(run(killed, job)) == digest(whole)
+    require_close(run(moved, single), whole)
+    assert summary(moved, single)["went_on_from_step"] > 0
