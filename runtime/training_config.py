@@ -23,8 +23,19 @@ class Parallel(Frozen):
 
     processes: int = speed(1, doc="processes, one for each GPU", ge=1)
     deepspeed: Literal["zero1", "zero2", "zero3"] | None = speed(
-        None, doc="DeepSpeed stage; none: plain or DDP"
+        None, doc="DeepSpeed stage; none: plain or DDP, but for `sharding`"
     )
+    sharding: Literal["fsdp2"] | None = speed(
+        None, doc="spread weights, gradients and optimizer states by torch itself, instead of by DeepSpeed"
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Parallel:
+        if self.sharding and self.deepspeed:
+            raise ValueError("`sharding` and `deepspeed` are two ways to the same end: leave one of them out")
+        if self.sharding and self.processes == 1:
+            raise ValueError("`sharding` needs `processes: 2` or more: leave it out for one process")
+        return self
 
 
 class TrainingConfig(StageConfig):

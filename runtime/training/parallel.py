@@ -1,27 +1,22 @@
-"""How one run is spread over processes: plain, DDP or DeepSpeed ZeRO behind one interface."""
+"""How one run is spread over processes: the interface that the loop sees, and its opening."""
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from runtime.models import probe_logits
-from runtime.training.batches import Batch, lay_out
-from runtime.training.data import Tokens
+from runtime.training.batches import Batch
 from runtime.training.scoring import Scorer
 from runtime.training_config import TrainingConfig
 
-_STATE = "state.pt"
-_TAG = "zero"
+STATE = "state.pt"  # the resume state of every backend but DeepSpeed's
 
 
 def zero_stage(config: TrainingConfig) -> int:
@@ -31,7 +26,7 @@ def zero_stage(config: TrainingConfig) -> int:
 
 
 def launch_shape(config: TrainingConfig) -> dict[str, Any]:
-    """What a resume state depends on: without DeepSpeed it is the same for any number of processes."""
+    """What a resume state depends on: only DeepSpeed's; all others read the same one, on any number."""
     stage = zero_stage(config)
     return {"zero": stage, "processes": config.parallel.processes if stage else None}
 
@@ -129,7 +124,7 @@ class Backend(ABC):
         mode = self.model.training
         self.model.eval()
         try:
-            return probe_logits(self.lm, ids)
+            return self.scorer.probe(ids)
         finally:
             self.model.train(mode)
 
@@ -143,112 +138,14 @@ class Backend(ABC):
         self.accelerator.wait_for_everyone()
 
 
-class Plain(Backend):
-    """One process, or DDP over several."""
-
-    def wrap(self, lm: Any) -> None:
-        optimizer = make_optimizer(lm, self.config, fused=True)
-        scorer = Scorer(lm, flat=not self.config.padding).to(self.device)
-        with warnings.catch_warnings():  # torch renamed an argument that accelerate still passes
-            warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)
-            self.model, self.optimizer = self.accelerator.prepare(scorer, optimizer)
-        if self.world > 1:
-            self._settle()
-
-    def _settle(self) -> None:
-        """Pass once in vain: DDP lays its buckets out anew after the first, which changes the order of sums.
-
-        Else the first step after a resumption would not give the bits of the same step in a whole run.
-        """
-        batch = lay_out([Tokens(np.zeros(3, np.int32), 1)], padded=self.config.padding).to(self.device)
-        nothing = super().score(batch).sum() * 0.0
-        self.accelerator.backward(nothing)
-        self.optimizer.zero_grad()
-
-    @contextmanager
-    def accumulating(self, *, last: bool) -> Iterator[None]:
-        with nullcontext() if last else self.accelerator.no_sync(self.model):
-            yield
-
-    def score(self, batch: Batch) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            return super().score(batch)
-
-    def backward(self, loss: Tensor, *, last: bool) -> None:
-        self.accelerator.backward(loss * self.world)  # DDP takes the mean over ranks, the loss is a sum
-
-    def clip(self) -> Tensor:
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
-        return norm.detach()
-
-    def step(self) -> None:
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
-    def weights(self) -> dict[str, Tensor]:
-        return self.lm.state_dict()
-
-    def save_state(self, folder: Path) -> None:
-        if self.rank == 0:  # the same on every rank
-            state = {"model": self.lm.state_dict(), "optimizer": self.optimizer.state_dict()}
-            torch.save(state, folder / _STATE)
-
-    def load_state(self, folder: Path) -> None:
-        state = torch.load(folder / _STATE, map_location="cpu", weights_only=True, mmap=True)
-        self.lm.load_state_dict(state["model"], strict=True)
-        self.optimizer.load_state_dict(state["optimizer"])
-
-
-class Zero(Backend):
-    """DeepSpeed ZeRO: its engine clips, steps and clears the gradients within `backward`."""
-
-    def wrap(self, lm: Any) -> None:
-        exact = {name: buffer.clone() for name, buffer in lm.named_buffers()}
-        optimizer = make_optimizer(lm, self.config, fused=False)
-        self.model, self.optimizer = self.accelerator.prepare(
-            Scorer(lm, flat=not self.config.padding), optimizer
-        )
-        # The engine rounds buffers to bf16 too; rotary frequencies do not survive that.
-        for name, buffer in self.lm.named_buffers():
-            buffer.data = exact[name].to(self.device)
-
-    def backward(self, loss: Tensor, *, last: bool) -> None:
-        engine = self.accelerator.deepspeed_engine_wrapped
-        engine.backward(loss * self.world, sync_gradients=last)  # ZeRO takes the mean over ranks
-
-    def clip(self) -> Tensor:
-        return torch.as_tensor(
-            self.accelerator.deepspeed_engine_wrapped.get_global_grad_norm(), device=self.device
-        )
-
-    def step(self) -> None:
-        return
-
-    def weights(self) -> dict[str, Tensor]:
-        from deepspeed.utils import safe_get_full_fp32_param
-
-        # The master weights, not the engine's 16-bit copy; each is put together by all ranks.
-        full: dict[str, Tensor] = {}
-        for name, parameter in self.lm.named_parameters():
-            value = safe_get_full_fp32_param(parameter)
-            if self.rank == 0:
-                full[name] = value.detach().cpu().clone()
-        buffers = {name for name, _ in self.lm.named_buffers()}
-        return full | {name: value for name, value in self.lm.state_dict().items() if name in buffers}
-
-    def save_state(self, folder: Path) -> None:
-        self.model.save_checkpoint(str(folder), tag=_TAG)
-
-    def load_state(self, folder: Path) -> None:
-        found, _ = self.model.load_checkpoint(str(folder), tag=_TAG)
-        if found is None:
-            raise RuntimeError(f"DeepSpeed found no state in {folder}")
-
-
 def open_backend(config: TrainingConfig) -> Backend:
     """Start accelerate as the config plans it; RuntimeError where it silently did something else."""
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
     from accelerate.utils import DistributedType
+
+    from runtime.training.fsdp import Fsdp  # here, for they are made of what is above
+    from runtime.training.plain import Plain
+    from runtime.training.zero import Zero, zero_plugin
 
     stage, planned, cuda = zero_stage(config), config.parallel.processes, torch.cuda.is_available()
     handlers: list[Any] = []
@@ -259,7 +156,7 @@ def open_backend(config: TrainingConfig) -> Backend:
     accelerator = Accelerator(
         # Without DeepSpeed, autocast is ours: accelerate's would copy all outputs to fp32.
         mixed_precision="bf16" if stage and config.precision == "bf16" else "no",
-        deepspeed_plugin=_zero_plugin(config, stage) if stage else None,
+        deepspeed_plugin=zero_plugin(config, stage) if stage else None,
         kwargs_handlers=handlers,
     )
     if stage:
@@ -273,21 +170,8 @@ def open_backend(config: TrainingConfig) -> Backend:
         raise RuntimeError(
             f"{planned} processes of {wanted} were planned, but accelerate started {got[0]} of {got[1]}"
         )
-    return (Zero if stage else Plain)(config, accelerator)
-
-
-def _zero_plugin(config: TrainingConfig, stage: int) -> Any:
-    from accelerate import DeepSpeedPlugin
-
-    plugin = DeepSpeedPlugin(
-        zero_stage=stage,
-        zero3_init_flag=stage == 3,
-        gradient_accumulation_steps=1,
-        gradient_clipping=config.max_grad_norm,
-    )
-    # Our batches have no fixed size. The engine insists on one, and then has no use for it.
-    plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = 1
-    return plugin
+    backend = Zero if stage else Fsdp if config.parallel.sharding else Plain
+    return backend(config, accelerator)
 
 
 def close_backend(backend: Backend) -> None:

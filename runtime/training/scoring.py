@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
+from runtime.models import probe_logits
 from runtime.training.attention import NAME, take_over
 from runtime.training.batches import Layout
 
@@ -79,6 +80,10 @@ class Scorer(nn.Module):
         """Give the model the attention it was made with, or take it back."""
         if self.own_attention is not None:
             self.lm.set_attn_implementation(self.own_attention if asked else NAME)
+
+    def probe(self, ids: list[int]) -> Tensor:
+        """Logits [T, V] of one sequence by the bare model, fp32 on the CPU."""
+        return probe_logits(self.lm, ids)
 
     def forward(
         self, ids: Tensor, positions: Tensor | None, picks: Tensor, targets: Tensor, layout: Layout | None

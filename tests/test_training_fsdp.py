@@ -1,0 +1,71 @@
+"""FSDP2: the same training as with one process, and a resume state for any number of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from runtime.store import Store
+from runtime.training import state
+from runtime.training_config import Parallel
+from tests.support import made, run, scratch
+from tests.test_training_parallel import eventually, gone, ranks_of, require_close
+from tests.tiny import curve, demonstrations, digest, dpo, in_child, outcome, sft, summary
+
+FSDP2: dict[str, Any] = {"parallel": {"processes": 2, "sharding": "fsdp2"}}
+
+
+@pytest.mark.parametrize(
+    ("told", "way_out"),
+    [
+        ({"processes": 1, "sharding": "fsdp2"}, "leave it out for one process"),
+        ({"processes": 2, "sharding": "fsdp2", "deepspeed": "zero3"}, "leave one of them out"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(told: dict[str, Any], way_out: str) -> None:
+    with pytest.raises(ValidationError, match=way_out):
+        Parallel.model_validate(told)
+
+
+@pytest.mark.slow
+def test_fsdp2_trains_as_one_process_does_and_goes_on_after_a_kill(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each job also reopens its checkpoint and compares its logits, as every training does."""
+    one, killed, moved = (Store(tmp_path / name) for name in ("one", "killed", "moved"))
+    # 47 rows: the last batch of an epoch has one row, so that one rank has none.
+    rows = demonstrations(47)
+    told: dict[str, Any] = {"epochs": 6, "batch_size": 23, "learning_rate": 1e-3, "micro_batch": 5}
+    alone, spread = sft(one, rows, **told), sft(store, rows, **told, **FSDP2)
+    whole = run(store, spread)
+    require_close(run(one, alone), whole)
+    assert (summary(one, alone)["processes"], summary(store, spread)["processes"]) == (1, 2)
+    assert summary(one, alone)["parameters"] == summary(store, spread)["parameters"]
+    require_close(
+        run(one, dpo(one, made(alone, "Model", "model"), learning_rate=1e-4)),
+        run(store, dpo(store, made(spread, "Model", "model"), learning_rate=1e-4, **FSDP2)),
+    )
+
+    monkeypatch.setenv("ALIGNC_RESUME_EVERY_S", "0")
+    job = sft(killed, rows, **told, **FSDP2)
+    folder = scratch(killed, job)
+    pid = in_child(killed, job)
+    ranks = ranks_of(pid)
+    eventually(lambda: state.newest(folder))
+    os.kill(pid, signal.SIGKILL)
+    assert outcome(pid) == -signal.SIGKILL
+    eventually(lambda: all(gone(rank) for rank in ranks), 5)
+    monkeypatch.delenv("ALIGNC_RESUME_EVERY_S")
+    assert len(curve(folder)) < 18, "there must be something left to do"
+
+    single = sft(moved, rows, **told)  # one process goes on from the state of two
+    shutil.copytree(folder, scratch(moved, single))
+    assert digest(run(killed, job)) == digest(whole)
+    require_close(run(moved, single), whole)
+    assert summary(moved, single)["went_on_from_step"] > 0
