@@ -83,6 +83,10 @@ class TrainingConfig(StageConfig):
         doc="pad sequences side by side instead of laying them end to end: slower, for models that could not "
         "keep them apart",
     )
+    activation_checkpointing: bool = speed(
+        False, doc="compute each layer again on the way back instead of keeping what it computed: less memory"
+    )
+    compile: bool = speed(False, doc="compile the layers with torch.compile: a slow start, then faster steps")
     parallel: Parallel = speed(Parallel(), doc="processes and sharding")
 
     @model_validator(mode="after")

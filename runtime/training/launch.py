@@ -18,6 +18,7 @@ from runtime.training import state
 from runtime.training.data import Counts, Cut, Example, Lengths, read_examples
 from runtime.training.folders import link_tree
 from runtime.training.isolation import require_isolation
+from runtime.training.layers import arrange
 from runtime.training.loop import KEPT, SUMMARY, Objective, Run
 from runtime.training.parallel import Backend, close_backend, open_backend
 from runtime.training.ranks import run_ranks
@@ -43,6 +44,7 @@ def open_run(
     lm = load_model(origin.folder, torch.float32)
     _require_room(lm.config, renderer, examples)
     backend.wrap(lm)
+    arrange(backend.lm, config)
     if not config.padding:
         require_isolation(backend)
     return Run(job, backend, objective(examples, backend), renderer, told=_told(cut.counts))
