@@ -17,6 +17,7 @@ from torch import Tensor
 from runtime.models import probe_logits
 from runtime.training.batches import Batch, lay_out
 from runtime.training.data import Tokens
+from runtime.training.lora import load_trained_state, merged, trained_state
 from runtime.training.scoring import Scorer
 from runtime.training_config import TrainingConfig
 
@@ -38,10 +39,9 @@ def launch_shape(config: TrainingConfig) -> dict[str, Any]:
 
 def make_optimizer(lm: Any, config: TrainingConfig, *, fused: bool) -> torch.optim.Optimizer:
     """The optimizer of a config. Weight decay spares vectors (norms and biases), as is usual."""
-    matrices = [
-        p for p in lm.parameters() if len(getattr(p, "ds_shape", p.shape)) > 1
-    ]  # ds_shape: under ZeRO-3
-    vectors = [p for p in lm.parameters() if len(getattr(p, "ds_shape", p.shape)) <= 1]
+    trained = [p for p in lm.parameters() if p.requires_grad]
+    matrices = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) > 1]  # ds_shape: under ZeRO-3
+    vectors = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) <= 1]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
@@ -186,16 +186,16 @@ class Plain(Backend):
         self.optimizer.zero_grad()
 
     def weights(self) -> dict[str, Tensor]:
-        return self.lm.state_dict()
+        return merged(self.lm)
 
     def save_state(self, folder: Path) -> None:
         if self.rank == 0:  # the same on every rank
-            state = {"model": self.lm.state_dict(), "optimizer": self.optimizer.state_dict()}
+            state = {"model": trained_state(self.lm), "optimizer": self.optimizer.state_dict()}
             torch.save(state, folder / _STATE)
 
     def load_state(self, folder: Path) -> None:
         state = torch.load(folder / _STATE, map_location="cpu", weights_only=True, mmap=True)
-        self.lm.load_state_dict(state["model"], strict=True)
+        load_trained_state(self.lm, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 
 
