@@ -26,6 +26,7 @@ PACKAGES = (
     "tokenizers",
     "accelerate",
     "deepspeed",
+    "peft",
     "datasets",
     "numpy",
     "openai",

@@ -38,6 +38,17 @@ class Parallel(Frozen):
         return self
 
 
+class Lora(Frozen):
+    """Adapters of low rank beside linear layers: only they are trained, the weights stay as they are."""
+
+    rank: int = result(16, doc="rank of an adapter", ge=1)
+    alpha: float = result(32.0, doc="an adapter's output is scaled by alpha / rank", gt=0)
+    dropout: float = result(0.0, doc="dropout before an adapter (`sft` only)", ge=0, lt=1)
+    targets: tuple[str, ...] | None = result(
+        None, doc="names of linear layers, as `q_proj`; none: all but the output", min_length=1
+    )
+
+
 class TrainingConfig(StageConfig):
     """Optimisation, batches, truncation and checkpoints."""
 
@@ -75,7 +86,8 @@ class TrainingConfig(StageConfig):
         "or end, then the completion (which then has no end-of-sequence token); always counted",
     )
     precision: Precision = result("fp32", doc="compute precision; master weights stay fp32")
-    seed: int = result(0, doc="seed of data order and dropout")
+    lora: Lora | None = result(None, doc="train adapters only (LoRA); none: all weights")
+    seed: int = result(0, doc="seed of data order, dropout and adapters")
     packing: Literal["bins"] | None = result(
         None,
         doc="`bins`: `batch_size` counts bins of up to `max_length` tokens (pairs: twice that) instead of "
@@ -94,10 +106,18 @@ class TrainingConfig(StageConfig):
         doc="pad sequences side by side instead of laying them end to end: slower, for models that could not "
         "keep them apart",
     )
+    activation_checkpointing: bool = speed(
+        False, doc="compute each layer again on the way back instead of keeping what it computed: less memory"
+    )
+    compile: bool = speed(False, doc="compile the layers with torch.compile: a slow start, then faster steps")
     parallel: Parallel = speed(Parallel(), doc="processes and sharding")
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingConfig:
+        if self.lora is not None and self.parallel != Parallel(processes=self.parallel.processes):
+            raise ValueError("`lora` trains in one process or with DDP: leave sharding out of `parallel`")
+        if self.compile and self.parallel.deepspeed == "zero3":
+            raise ValueError("`compile` does not go with `deepspeed: zero3`: leave one of them out")
         if self.max_prompt_length >= self.max_length:
             raise ValueError("`max_prompt_length` must be smaller than `max_length`")
         if self.checkpoint_every is not None and self.checkpoint_every > self.epochs:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+from pydantic import model_validator
+
 from runtime.artifacts import Port
 from runtime.fields import Reference, result, takes
 from runtime.job import Job
@@ -31,6 +33,14 @@ class Dpo(TrainingConfig):
         "sigmoid", doc="`sigmoid` is DPO; `ipo` is the summed form of IPO, `ipo_mean` that per token"
     )
     label_smoothing: float = result(0.0, doc="cDPO: assumed share of flipped labels", ge=0, lt=0.5)
+
+    @model_validator(mode="after")
+    def _no_dropout(self) -> Dpo:
+        if self.lora is not None and self.lora.dropout:
+            raise ValueError(
+                "`lora.dropout` must be 0: `dpo` trains without dropout, as its reference was computed"
+            )
+        return self
 
 
 def outputs(config: Dpo, inputs: Mapping[str, Port]) -> dict[str, Port]:

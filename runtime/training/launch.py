@@ -18,7 +18,9 @@ from runtime.training import state
 from runtime.training.data import Counts, Cut, Example, Lengths, read_examples
 from runtime.training.folders import link_tree
 from runtime.training.isolation import require_isolation
+from runtime.training.layers import arrange
 from runtime.training.loop import KEPT, SUMMARY, Objective, Run
+from runtime.training.lora import adapt
 from runtime.training.parallel import Backend, close_backend, open_backend
 from runtime.training.ranks import run_ranks
 from runtime.training_config import TrainingConfig
@@ -42,7 +44,9 @@ def open_run(
     backend = open_backend(config)
     lm = load_model(origin.folder, torch.float32)
     _require_room(lm.config, renderer, examples)
+    adapt(lm, config)
     backend.wrap(lm)
+    arrange(backend.lm, config)
     if not config.padding:
         require_isolation(backend)
     return Run(job, backend, objective(examples, backend), renderer, told=_told(cut.counts))
@@ -113,6 +117,8 @@ def _deliver(job: Job) -> None:
     wanted = torch.load(folder / "probe.pt", weights_only=True)
     difference = reopen(folder / "model", renderer.probe(), wanted, REOPEN_TOLERANCE[kind])
     link_tree(folder / "model", job.out / "model")
+    if (folder / "adapter").exists():
+        link_tree(folder / "adapter", job.out / "adapter")
     shutil.copyfile(job.scratch / state.LOG, job.out / state.LOG)
     job.report(**summary, reopened_difference=difference, mfu=_mfu(summary))
 

@@ -25,6 +25,7 @@ from runtime.training import state
 from runtime.training.batches import Batch
 from runtime.training.data import Example, bins, data_digest, order, split, steps_per_epoch
 from runtime.training.folders import whole_folder
+from runtime.training.lora import save_adapter
 from runtime.training.parallel import Backend
 from runtime.training.schedule import learning_rate
 from runtime.training.stops import Stop
@@ -269,6 +270,7 @@ class Run:
                 }
                 with whole_folder(self.scratch / KEPT / f"epoch-{epoch}") as draft:
                     save_model(self.backend.lm, weights, self.renderer, draft / "model", told)
+                    save_adapter(self.backend.lm, draft / "adapter")
                     torch.save(probe, draft / "probe.pt")
             self.backend.barrier()
 

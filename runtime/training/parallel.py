@@ -33,10 +33,9 @@ def launch_shape(config: TrainingConfig) -> dict[str, Any]:
 
 def make_optimizer(lm: Any, config: TrainingConfig, *, fused: bool) -> torch.optim.Optimizer:
     """The optimizer of a config. Weight decay spares vectors (norms and biases), as is usual."""
-    matrices = [
-        p for p in lm.parameters() if len(getattr(p, "ds_shape", p.shape)) > 1
-    ]  # ds_shape: under ZeRO-3
-    vectors = [p for p in lm.parameters() if len(getattr(p, "ds_shape", p.shape)) <= 1]
+    trained = [p for p in lm.parameters() if p.requires_grad]
+    matrices = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) > 1]  # ds_shape: under ZeRO-3
+    vectors = [p for p in trained if len(getattr(p, "ds_shape", p.shape)) <= 1]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from runtime.training.batches import Batch, lay_out
 from runtime.training.data import Tokens
+from runtime.training.lora import load_trained_state, merged, trained_state
 from runtime.training.parallel import STATE, Backend, make_optimizer
 from runtime.training.scoring import Scorer
 
@@ -61,14 +62,14 @@ class Plain(Backend):
         self.optimizer.zero_grad()
 
     def weights(self) -> dict[str, Tensor]:
-        return self.lm.state_dict()
+        return merged(self.lm)
 
     def save_state(self, folder: Path) -> None:
         if self.rank == 0:  # the same on every rank
-            state = {"model": self.lm.state_dict(), "optimizer": self.optimizer.state_dict()}
+            state = {"model": trained_state(self.lm), "optimizer": self.optimizer.state_dict()}
             torch.save(state, folder / STATE)
 
     def load_state(self, folder: Path) -> None:
         state = torch.load(folder / STATE, map_location="cpu", weights_only=True, mmap=True)
-        self.lm.load_state_dict(state["model"], strict=True)
+        load_trained_state(self.lm, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
