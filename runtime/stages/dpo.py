@@ -89,7 +89,7 @@ def run(job: Job) -> None:
 
 STAGE = StageKind(
     name="dpo",
-    version=3,
+    version=4,
     config=Dpo,
     outputs=outputs,
     run=run,
