@@ -43,6 +43,23 @@ def test_ipo_starts_at_its_own_value(store: Store, start: dict[str, Any], loss: 
     assert rows[-1]["loss"] < rows[0]["loss"]
 
 
+@pytest.mark.parametrize(("told", "first"), [({"loss": "apo_zero"}, 1.0), ({"label_smoothing": 0.2}, log(2))])
+def test_other_losses_start_at_their_own_value(
+    store: Store, start: dict[str, Any], told: dict[str, Any], first: float
+) -> None:
+    rows = curve(run(store, dpo(store, start, **{"loss": "robust", **told})))
+    assert rows[0]["loss"] == pytest.approx(first, abs=1e-4)
+    assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["margin"] > 0
+
+
+def test_simpo_asks_no_reference(store: Store, start: dict[str, Any]) -> None:
+    job = dpo(store, start, loss="simpo", beta=2.0, gamma=0.5)
+    rows = curve(run(store, job))
+    assert not (scratch(store, job) / dpo_module.REFERENCE).exists()
+    assert rows[0]["margin"] != pytest.approx(0, abs=1e-3)
+    assert rows[-1]["loss"] < rows[0]["loss"] and rows[-1]["margin"] > rows[0]["margin"]
+
+
 def test_label_smoothing_changes_the_training(store: Store, start: dict[str, Any]) -> None:
     rows = [curve(run(store, dpo(store, start, label_smoothing=e)))[-1]["margin"] for e in (0.0, 0.3)]
     assert rows[1] < rows[0]

@@ -86,7 +86,7 @@ def test_sft(scorer: Scorer, renderer: Renderer, reduction: Reduction, tmp_path:
     require_same(scorer, Imitation(rows, reduction))
 
 
-@pytest.mark.parametrize("loss", ["sigmoid", "ipo", "ipo_mean"])
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo", "ipo_mean", "apo_zero", "robust", "simpo"])
 def test_dpo(scorer: Scorer, renderer: Renderer, loss: str, tmp_path: Path) -> None:
     rows = examples(renderer, tmp_path / "rows", preferences(13), "chosen", "rejected")
     reference = -torch.rand(13, 2, generator=torch.Generator().manual_seed(0)) * 10

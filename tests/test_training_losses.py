@@ -9,12 +9,15 @@ import torch
 from torch.autograd import gradcheck
 
 from runtime.training.losses import (
+    apo_zero_loss,
     dpo_loss,
     example_weights,
     ipo_loss,
     loss_without_margin,
+    robust_loss,
     sequence_sums,
     sft_loss,
+    simpo_loss,
 )
 from runtime.training.schedule import learning_rate
 from runtime.training_config import Reduction, TrainingConfig
@@ -65,10 +68,35 @@ def test_ipo_values() -> None:
     assert ipo_loss(torch.tensor([5.0]), 0.1).item() == 0.0
 
 
+def test_robust_is_without_bias_for_the_right_labels() -> None:
+    """Its mean over labels that are flipped with the assumed probability is the loss without noise."""
+    margins, e = torch.tensor([2.0, -1.0], dtype=torch.float64), 0.2
+    mean = (1 - e) * robust_loss(margins, 0.5, e) + e * robust_loss(-margins, 0.5, e)
+    assert torch.allclose(mean, dpo_loss(margins, 0.5))
+    assert robust_loss(torch.zeros(1), 0.5, e).item() == pytest.approx(loss_without_margin("robust", 0.5))
+
+
+def test_apo_zero_judges_each_answer_by_itself() -> None:
+    drift = torch.tensor([[0.0, log(3)], [0.0, -log(3)]])  # at beta 1: sigmoid(log 3) = 3/4
+    assert apo_zero_loss(drift, 1.0).tolist() == pytest.approx([1.0, 0.5])
+    assert loss_without_margin("apo_zero", 0.1) == 1.0
+    both_down = apo_zero_loss(drift - 1, 1.0)
+    assert not torch.allclose(both_down, apo_zero_loss(drift, 1.0)), "not a function of the margin"
+
+
+def test_simpo_value() -> None:
+    # rewards lead by just what is aimed at: -log sigmoid(2 * 0.4 - 0.8) = ln 2
+    assert simpo_loss(torch.tensor([0.4]), 2.0, 0.8).item() == pytest.approx(log(2))
+    assert simpo_loss(torch.zeros(1), 2.0, 0.8).item() == pytest.approx(1.171101)
+
+
 def test_gradients_agree_with_finite_differences() -> None:
     margins = torch.tensor([-3.0, 0.2, 2.5], dtype=torch.float64, requires_grad=True)
     assert gradcheck(lambda m: dpo_loss(m, 0.7, 0.1), (margins,))
     assert gradcheck(lambda m: ipo_loss(m, 0.7), (margins,))
+    assert gradcheck(lambda m: robust_loss(m, 0.7, 0.1), (margins,))
+    assert gradcheck(lambda m: simpo_loss(m, 0.7, 0.5), (margins,))
+    assert gradcheck(lambda m: apo_zero_loss(torch.stack([m, m.flip(0)]), 0.7), (margins,))
     logps = LOGPS.double().requires_grad_()
     assert gradcheck(lambda x: sft_loss(x, torch.full((4,), 0.3, dtype=torch.float64)), (logps,))
     keep = torch.tensor([[False, True, True], [True, False, True]])

@@ -86,7 +86,8 @@ class _Pass:
         return self._trained(node, machine, texts=1, reference=False)
 
     def _dpo(self, node: Node, machine: Machine) -> Cost:
-        own = node.follows is None and "reference" not in node.inputs
+        given = "reference" in node.inputs or getattr(node.config, "loss", None) == "simpo"
+        own = node.follows is None and not given
         return self._trained(node, machine, texts=2, reference=own)
 
     def _reference(self, node: Node, machine: Machine) -> Cost:

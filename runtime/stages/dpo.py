@@ -16,6 +16,10 @@ from runtime.stages.sample import chat_templates
 from runtime.stages.sft import trained
 from runtime.training_config import TrainingConfig
 
+Loss = Literal["sigmoid", "robust", "ipo", "ipo_mean", "apo_zero", "simpo"]
+SMOOTHED = ("sigmoid", "robust")  # by `label_smoothing`
+_SHARED_NAME = "~reference"  # behind a stage's name: what `share` makes
+
 
 class Dpo(TrainingConfig):
     """The policy starts from `model`, which is also the frozen reference."""
@@ -28,11 +32,18 @@ class Dpo(TrainingConfig):
         affects="speed",
         doc="log-probabilities of the reference, from a `reference` stage; none: computed in this job",
     )
-    beta: float = result(0.1, doc="strength of the pull towards the reference", gt=0)
-    loss: Literal["sigmoid", "ipo", "ipo_mean"] = result(
-        "sigmoid", doc="`sigmoid` is DPO; `ipo` is the summed form of IPO, `ipo_mean` that per token"
+    beta: float = result(
+        0.1, doc="strength of the pull towards the reference; SimPO: scale of the rewards (2 to 10)", gt=0
     )
-    label_smoothing: float = result(0.0, doc="cDPO: assumed share of flipped labels", ge=0, lt=0.5)
+    loss: Loss = result(
+        "sigmoid",
+        doc="`sigmoid` is DPO; `robust` its form for noisy labels; `ipo` is the summed form of IPO, "
+        "`ipo_mean` that per token; `apo_zero` judges each answer by itself; `simpo` has no reference",
+    )
+    label_smoothing: float = result(
+        0.0, doc="`sigmoid` (then cDPO) and `robust`: assumed share of flipped labels", ge=0, lt=0.5
+    )
+    gamma: float = result(0.0, doc="`simpo`: margin of rewards that is aimed at", ge=0)
 
     @model_validator(mode="after")
     def _no_dropout(self) -> Dpo:
@@ -49,13 +60,19 @@ def outputs(config: Dpo, inputs: Mapping[str, Port]) -> dict[str, Port]:
 
 def check(config: Dpo, inputs: Mapping[str, Port]) -> Iterable[Problem]:
     yield from require_chat(inputs)
-    if config.loss != "sigmoid" and config.label_smoothing:
-        yield Problem(
-            "AC321",
-            "label_smoothing",
-            f"label smoothing has no meaning for `loss: {config.loss}`",
-            "remove it",
-        )
+    meaningless = (
+        ("label_smoothing", "label smoothing", config.label_smoothing and config.loss not in SMOOTHED),
+        ("gamma", "`gamma`", config.gamma and config.loss != "simpo"),
+        ("reference", "a reference", config.loss == "simpo" and _named(config.reference)),
+    )
+    for field, words, found in meaningless:
+        if found:
+            yield Problem("AC321", field, f"{words} has no meaning for `loss: {config.loss}`", "remove it")
+
+
+def _named(reference: Reference | None) -> bool:
+    """Whether a reference was asked for; a sweep of losses gives its own to all points alike."""
+    return reference is not None and not reference.stage.endswith(_SHARED_NAME)
 
 
 # What the reference's log-probabilities depend on; a sweep of anything else shares them.
@@ -65,9 +82,11 @@ LIKE_IT = ("batch_size", "micro_batch", "padding", "parallel", "resources")
 
 def share(name: str, body: dict[str, Any], swept: frozenset[str]) -> dict[str, dict[str, Any]]:
     """A sweep computes the reference's log-probabilities once for all its points."""
-    if "reference" in body or swept & {*SHARED, "reference"}:
+    loss = body.get("loss")
+    free = getattr(loss, "value", loss) == "simpo"  # a literal keeps its place in the file
+    if "reference" in body or free or swept & {*SHARED, "reference"}:
         return {name: body}
-    reference = f"{name}~reference"
+    reference = name + _SHARED_NAME
     told = {key: body[key] for key in (*SHARED, *LIKE_IT) if key in body}
     return {reference: {"kind": "reference", **told}, name: {**body, "reference": reference}}
 

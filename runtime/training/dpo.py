@@ -20,7 +20,15 @@ from runtime.training.batches import Batch, lay_out
 from runtime.training.data import Example, data_digest, split
 from runtime.training.launch import carry_out, end_run, open_run, work_on
 from runtime.training.loop import Part
-from runtime.training.losses import dpo_loss, ipo_loss, loss_without_margin, sequence_sums
+from runtime.training.losses import (
+    apo_zero_loss,
+    dpo_loss,
+    ipo_loss,
+    loss_without_margin,
+    robust_loss,
+    sequence_sums,
+    simpo_loss,
+)
 from runtime.training.parallel import Backend
 
 REFERENCE = "reference.jsonl"
@@ -38,8 +46,8 @@ ROUNDING = 1e-4
 class Preference:
     """The loss of pairs against fixed reference log-probabilities; the mean over the batch's pairs.
 
-    reference: [len(examples), 2], log-probabilities of chosen and rejected, fp32. Dropout is off, as
-    it was for the reference.
+    reference: [len(examples), 2], log-probabilities of chosen and rejected, fp32; zeros for SimPO, which
+    has none. Dropout is off, as it was for the reference.
     """
 
     examples: Sequence[Example]
@@ -58,19 +66,18 @@ class Preference:
         return Part(batch, each, self.reference[list(items)].T.contiguous())
 
     def loss(self, logps: Tensor, part: Part) -> tuple[Tensor, Tensor]:
-        """Figures: rewards beta * (log pi - log pi_ref) and their difference, and how often chosen leads."""
+        """Figures: rewards beta * (log pi - log pi_ref) and their difference, and how often chosen leads.
+
+        SimPO's rewards are beta * log pi a token.
+        """
         if part.reference is None:
             raise RuntimeError("pairs need reference log-probabilities")
         drift = sequence_sums(logps, part.batch.spans).view(2, -1) - part.reference
-        margins = drift[0] - drift[1]
-        beta = self.config.beta
-        if self.config.loss == "sigmoid":
-            losses = dpo_loss(margins, beta, self.config.label_smoothing)
-        elif self.config.loss == "ipo":
-            losses = ipo_loss(margins, beta)
-        else:
-            means = drift / part.batch.spans.sum(dim=1).view(2, -1)
-            losses = ipo_loss(means[0] - means[1], beta)
+        means = drift / part.batch.spans.sum(dim=1).view(2, -1)
+        losses = pair_losses(self.config, drift, means)
+        if self.config.loss == "simpo":
+            drift = means
+        beta, margins = self.config.beta, drift[0] - drift[1]
         told = [
             beta * drift[0],
             beta * drift[1],
@@ -81,10 +88,18 @@ class Preference:
         return (losses * part.weights).sum(), (torch.stack(told) * part.weights).sum(dim=1)
 
     def check_first(self, figures: Mapping[str, float]) -> None:
-        """Raise RuntimeError unless rewards are 0 and the loss is `loss_without_margin`, but for rounding."""
+        """Raise RuntimeError unless rewards are 0 and the loss is `loss_without_margin`, but for rounding.
+
+        SimPO knows no reference, so nothing is known of its first loss.
+        """
+        if self.config.loss == "simpo":
+            return
         beta = self.config.beta
         limit = STEP0_TOLERANCE[self.config.precision] * max(e.supervised for e in self.examples)
-        allowed = beta * limit if self.config.loss == "sigmoid" else limit / beta + limit**2
+        if self.config.loss in ("ipo", "ipo_mean"):
+            allowed = limit / beta + limit**2
+        else:
+            allowed = beta * limit / (1 - 2 * self.config.label_smoothing)
         expected = loss_without_margin(self.config.loss, beta)
         if figures["_drift"] > limit or abs(figures["loss"] - expected) > allowed:
             raise RuntimeError(
@@ -92,6 +107,24 @@ class Preference:
                 f"{figures['_drift']:.2e} nats apart ({limit:.1e} allowed), and the loss is "
                 f"{figures['loss']:.6f} instead of {expected:.6f}"
             )
+
+
+def pair_losses(config: Dpo, drift: Tensor, means: Tensor) -> Tensor:
+    """Losses [P] of pairs by name.
+
+    drift: [2, P], log pi - log pi_ref of the chosen and of the rejected answers, in nats; means: the
+    same a supervised token.
+    """
+    beta, margins = config.beta, drift[0] - drift[1]
+    if config.loss == "sigmoid":
+        return dpo_loss(margins, beta, config.label_smoothing)
+    if config.loss == "robust":
+        return robust_loss(margins, beta, config.label_smoothing)
+    if config.loss == "apo_zero":
+        return apo_zero_loss(drift, beta)
+    if config.loss == "simpo":
+        return simpo_loss(means[0] - means[1], beta, config.gamma)
+    return ipo_loss(margins if config.loss == "ipo" else means[0] - means[1], beta)
 
 
 def lay_out_pairs(examples: Sequence[Example], items: Sequence[int], *, padded: bool) -> Batch:
@@ -223,6 +256,8 @@ def learn(job: Job, *, only_reference: bool = False) -> None:
     """One rank's work."""
 
     def objective(examples: list[Example], backend: Backend) -> Preference:
+        if job.config.loss == "simpo" and not only_reference:
+            return Preference(examples, torch.zeros(len(examples), 2), job.config)
         if len({example.id for example in examples}) != len(examples):
             raise JobError(
                 f"{job.input('data').path}: ids repeat, so reference log-probabilities cannot be told apart"

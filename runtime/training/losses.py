@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import log
 
 import torch
-from torch import Tensor
+from torch import Tensor, sigmoid
 from torch.nn.functional import logsigmoid
 
 from runtime.training_config import Reduction
@@ -73,6 +73,42 @@ def ipo_loss(margins: Tensor, beta: float) -> Tensor:
     return (margins - 1 / (2 * beta)) ** 2
 
 
+def robust_loss(margins: Tensor, beta: float, label_smoothing: float) -> Tensor:
+    """Robust DPO losses [P] of pairs: the rDPO of Chowdhury et al. 2024 (arXiv 2403.00409).
+
+    margins: [P], as for `dpo_loss`. Labels are taken to be flipped with probability e = label_smoothing;
+    ((1 - e) * -log sigmoid(beta * margin) - e * -log sigmoid(-beta * margin)) / (1 - 2 e)
+    is then without bias for the loss on labels that are not. At e = 0 it is DPO.
+    """
+    logits = beta * margins
+    right, flipped = -logsigmoid(logits), -logsigmoid(-logits)
+    return ((1 - label_smoothing) * right - label_smoothing * flipped) / (1 - 2 * label_smoothing)
+
+
+def apo_zero_loss(drift: Tensor, beta: float) -> Tensor:
+    """APO-zero losses [P] of pairs, equation 7 of D'Oosterlinck et al. 2024 (arXiv 2408.06266).
+
+    drift: [2, P], log pi - log pi_ref of the chosen and of the rejected answers, in nats. Each answer
+    is judged by itself, as KTO does, against a fixed zero point instead of KTO's estimate of the
+    Kullback-Leibler divergence: -sigmoid(beta * drift_w) + sigmoid(beta * drift_l), and 1 is added.
+    """
+    return 1 - sigmoid(beta * drift[0]) + sigmoid(beta * drift[1])
+
+
+def simpo_loss(margins: Tensor, beta: float, gamma: float) -> Tensor:
+    """SimPO losses [P] of pairs: -log sigmoid(beta * margin - gamma), equation 6 of Meng et al. 2024.
+
+    margins: [P], mean log pi a token of the chosen answer less that of the rejected one, in nats
+    (arXiv 2405.14734). There is no reference model; gamma is the margin of rewards that is aimed at.
+    """
+    return -logsigmoid(beta * margins - gamma)
+
+
 def loss_without_margin(loss: str, beta: float) -> float:
-    """The loss of a pair whose policy equals its reference: ln 2 (`sigmoid`), 1 / (4 beta^2) (both IPO)."""
-    return log(2) if loss == "sigmoid" else 1 / (4 * beta * beta)
+    """The loss of a pair whose policy equals its reference.
+
+    ln 2 (`sigmoid`, `robust`), 1 (`apo_zero`) or 1 / (4 beta^2) (both IPO).
+    """
+    if loss in ("ipo", "ipo_mean"):
+        return 1 / (4 * beta * beta)
+    return 1.0 if loss == "apo_zero" else log(2)

@@ -251,6 +251,23 @@ def test_a_sweep_of_dpo_shares_the_reference(tmp_path: Path) -> None:
     assert not any("~reference" in i for i in found)
 
 
+def test_simpo_has_no_reference_and_other_losses_of_the_sweep_do(tmp_path: Path) -> None:
+    def ids(more: str) -> list[str]:
+        text = STUDY.replace("learning_rate: 1e-4}", f"learning_rate: 1e-4, {more}}}").split("tables:")[0]
+        return [i for i in node_ids(compile_text(tmp_path, text)) if "~reference" in i]
+
+    assert ids("loss: simpo, sweep: {beta: [2, 3]}") == []
+    assert len(ids("sweep: {loss: [simpo, sigmoid]}")) == 2
+    for field in (
+        "gamma: 0.5",
+        "loss: apo_zero, label_smoothing: 0.1",
+        "loss: simpo, reference: known",
+    ):
+        with pytest.raises(SpecError) as caught:
+            ids(field + "}\n  known: {kind: reference, model: tune, data: labels")
+        assert {d.code for d in caught.value.diagnostics} == {"AC321"}
+
+
 NULLS = """axes: {arm: {whole: {limit: null}, part: {limit: 3}}}
 stages: {p: {kind: prepare, source: tasks, note: "WRITTEN", limit: "${arm.limit}"}}"""
 
