@@ -122,12 +122,9 @@ def _lines() -> Iterator[str]:
         yield ""
         yield from _body(kind.config, common)
         for info in kind.config.model_fields.values():
-            if (
-                isinstance(info.annotation, type)
-                and issubclass(info.annotation, BaseModel)
-                and not taken(info)
-            ):
-                nested[info.annotation] = None
+            for part in (info.annotation, *get_args(info.annotation)):  # optional ones too
+                if isinstance(part, type) and issubclass(part, BaseModel) and not taken(info):
+                    nested[part] = None
     nested[Resources] = None
     for model in nested:
         yield from _model(model)
