@@ -88,6 +88,7 @@ def gone(pid: int) -> bool:
 FAULTS = {"2": "500", "5": "lost", "7": "cut", "9": "doubled", "16": "die"}
 
 
+@pytest.mark.slow
 def test_a_server_with_faults_gives_what_one_without_gives(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_server_with_faults_gives_what_one_without_gives(
     assert server.key not in server.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_killed_job_takes_its_server_along_and_goes_on(trained: Trained, tmp_path: Path) -> None:
     store, folder = trained[0], tmp_path / "slow"
     python = environment(folder, {"12": "hang", "13": "hang", "14": "hang"})
