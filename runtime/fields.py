@@ -54,9 +54,12 @@ def _field(affects: Affects, default: Any, doc: str, extra: dict[str, Any], limi
     return Field(default, description=doc, json_schema_extra={"affects": affects, **extra}, **limits)
 
 
-def result(default: Any = _REQUIRED, *, doc: str, **limits: Any) -> Any:
-    """A field that changes what comes out: part of the recipe key."""
-    return _field("result", default, doc, {}, limits)
+def result(default: Any = _REQUIRED, *, doc: str, later: bool = False, **limits: Any) -> Any:
+    """A field that changes what comes out: part of the recipe key.
+
+    `later`: the kind had keys before it had this field, so at its default it is left out of them.
+    """
+    return _field("result", default, doc, {"later": True} if later else {}, limits)
 
 
 def speed(default: Any = _REQUIRED, *, doc: str, **limits: Any) -> Any:
@@ -118,12 +121,21 @@ def _result_fields(model: type[BaseModel]) -> tuple[str, ...]:
     return tuple(name for name, info in fields if affects(info) == "result" and not taken(info))
 
 
+def _unsaid(info: FieldInfo, value: Any) -> bool:
+    """Whether a field came later and has the value that was meant before there was one."""
+    return bool(_extra(info).get("later", False)) and value == info.default
+
+
 def identity(value: Any) -> Any:
     """The part of a config that affects the result, as plain JSON data; inputs are left out."""
     if value is None or isinstance(value, (str, int, float)):
         return value
     if isinstance(value, BaseModel):
-        return {name: identity(getattr(value, name)) for name in _result_fields(type(value))}
+        return {
+            name: identity(getattr(value, name))
+            for name in _result_fields(type(value))
+            if not _unsaid(type(value).model_fields[name], getattr(value, name))
+        }
     if isinstance(value, dict):
         return {str(k): identity(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -116,8 +116,8 @@ class TrainingConfig(StageConfig):
     def _consistent(self) -> TrainingConfig:
         if self.lora is not None and self.parallel != Parallel(processes=self.parallel.processes):
             raise ValueError("`lora` trains in one process or with DDP: leave sharding out of `parallel`")
-        if self.compile and self.parallel.deepspeed == "zero3":
-            raise ValueError("`compile` does not go with `deepspeed: zero3`: leave one of them out")
+        if self.compile and (self.parallel.deepspeed == "zero3" or self.parallel.sharding):
+            raise ValueError("`compile` does not go with `zero3` or `fsdp2`: leave one of them out")
         if self.max_prompt_length >= self.max_length:
             raise ValueError("`max_prompt_length` must be smaller than `max_length`")
         if self.checkpoint_every is not None and self.checkpoint_every > self.epochs:

@@ -14,8 +14,9 @@ from runtime.declare import LocalLLM
 from runtime.job import Input
 from runtime.llms.base import Fatal, Reply, Request, Skipped, Usage
 from runtime.models import load_model, locate, longest, open_renderer
+from runtime.sampling.engine import Prompt
 from runtime.stages.sample import Sampling
-from runtime.training.sampling import Generator, Prompt
+from runtime.training.sampling import Generator
 
 GATHER_S = 0.005  # how long the first request of a batch waits for the others
 

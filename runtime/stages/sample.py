@@ -4,12 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import PurePath
+from typing import Literal
+
+from pydantic import model_validator
 
 from runtime.artifacts import Port
-from runtime.fields import Frozen, Reference, result, speed, takes
+from runtime.fields import Frozen, Reference, nothing, result, speed, takes
 from runtime.job import Job
 from runtime.known import ChatFormat
 from runtime.stage import TORCH, Problem, Resources, StageConfig, StageKind
+
+Engine = Literal["own", "vllm", "continuous"]
+
+
+class Vllm(Frozen):
+    """A vLLM server: one that the job starts with another environment's Python, or one that runs already."""
+
+    python: str | None = speed(
+        None, doc="absolute path of the Python of an environment with vLLM: the job starts a server with it"
+    )
+    args: tuple[str, ...] = speed((), doc="further arguments of the server that the job starts")
+    start_s: int = nothing(1800, doc="seconds within which the server must be ready", ge=1)
+    base_url: str | None = speed(
+        None, doc="address of a server that runs already, such as `http://node7:8000/v1`, instead of `python`"
+    )
+    api_key_env: str = nothing(
+        "VLLM_API_KEY", doc="environment variable that holds the key of `base_url`; never stored"
+    )
+    timeout_s: int = nothing(3600, doc="seconds within which a request must be answered", ge=1)
+
+    @model_validator(mode="after")
+    def _one_server(self) -> Vllm:
+        if (self.python is None) == (self.base_url is None):
+            raise ValueError("give either `python`, to start a server, or `base_url`, to ask one that runs")
+        if self.python is not None and not PurePath(self.python).is_absolute():
+            raise ValueError("`python` must be an absolute path: jobs run in folders of their own")
+        if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
+            raise ValueError("`base_url` must begin with http:// or https://")
+        if self.base_url is not None and self.args:
+            raise ValueError("`args` are those of a server that the job starts; it has no part in `base_url`")
+        return self
 
 
 class Sampling(Frozen):
@@ -23,7 +58,22 @@ class Sampling(Frozen):
         0, doc="seed of the draws; each prompt's stream depends on it and the prompt's id alone"
     )
     chat: ChatFormat = result(None, doc="chat format to ask in; none: the model's own")
-    batch_size: int = speed(32, doc="prompts generated together", ge=1)
+    batch_size: int = speed(
+        32, doc="prompts generated together; of the other engines: prompts in flight", ge=1
+    )
+    engine: Engine = result(
+        "own",
+        later=True,
+        doc="what draws: `own` gives the same completions in any batch; `vllm` and `continuous` are faster "
+        "and draw other ones, which depend on the batch too: they repeat as stored artifacts only",
+    )
+    vllm: Vllm | None = speed(None, doc="engine vllm: its server")
+
+    @model_validator(mode="after")
+    def _has_server(self) -> Sampling:
+        if self.engine == "vllm" and self.vllm is None:
+            raise ValueError("`engine: vllm` needs `vllm`: the `python` of its environment or a `base_url`")
+        return self
 
 
 class Sample(StageConfig, Sampling):

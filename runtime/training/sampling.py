@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,27 +18,18 @@ from torch import Tensor
 from runtime.chat import Renderer
 from runtime.files import read_rows, sync, write_rows
 from runtime.job import Job, JobError
-from runtime.models import load_model, locate, longest, open_renderer
+from runtime.models import load_model, locate, longest, open_renderer, probe_logits
+from runtime.sampling.engine import Engine, Prompt, Reply
 from runtime.stages.sample import Sampling
 from runtime.training.data import column
 
 DONE = "samples.jsonl"
+ATTEMPTS = 3  # how often a prompt is asked for before the job fails
+MOST_NAMED = 10
+STRANGER = 0.5  # nats; rounding in bf16 moves log-probabilities by some hundredths in the mean
 
 # A batch sheds its finished rows once they are this share of it: shedding copies the cache.
 _SHED = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """One prompt: its row, its ids, and whether they were cut."""
-
-    row: Mapping[str, Any]
-    ids: list[int]
-    cut: bool
-
-    @property
-    def id(self) -> str:
-        return str(self.row["id"])
 
 
 def uniforms(seed: int, name: str, count: int) -> NDArray[np.float64]:
@@ -198,7 +189,10 @@ def sample(job: Job) -> None:
     done = _finished(job.scratch / DONE)
     left = [p for p in prompts if p.id not in done]
     if left:
-        _draw(job, _open_generator(job, origin.folder, renderer, left), left, done)
+        _require_room(origin.folder, left, job.config)
+        _draw(job, origin.folder, renderer, left, done)
+    if job.config.engine != "own":
+        job.report(fidelity=fidelity(origin.folder, prompts, done, job.scratch / DONE))
     rows = [_row(p, done) for p in prompts]
     write_rows(job.out / "data.jsonl", rows)
     job.report(
@@ -209,43 +203,96 @@ def sample(job: Job) -> None:
     )
 
 
-def _open_generator(job: Job, folder: Path, renderer: Renderer, prompts: Sequence[Prompt]) -> Generator:
-    cuda = torch.cuda.is_available()
-    model = load_model(folder, torch.bfloat16 if cuda else torch.float32).eval().to("cuda" if cuda else "cpu")
-    positions, needed = longest(model.config), max(len(p.ids) for p in prompts) + job.config.max_new_tokens
+def open_engine(job: Job, folder: Path, renderer: Renderer) -> Engine:
+    """The engine that a job asks for, with the model of a folder."""
+    if job.config.engine == "vllm":
+        from runtime.sampling.vllm import VllmEngine
+
+        return VllmEngine(job.config, folder, renderer, job.scratch)
+    model = load_model(folder, weight_type()).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    if job.config.engine == "continuous":
+        from runtime.sampling.continuous import ContinuousEngine
+
+        return ContinuousEngine(job.config, model, renderer)
+    return OwnEngine(Generator(model, renderer, job.config))
+
+
+def weight_type() -> torch.dtype:
+    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+
+
+def _require_room(folder: Path, prompts: Sequence[Prompt], config: Sampling) -> None:
+    """Raise JobError where the model has too few positions."""
+    from transformers import AutoConfig
+
+    positions = longest(AutoConfig.from_pretrained(folder))
+    needed = max(len(p.ids) for p in prompts) + config.max_new_tokens
     if positions is not None and needed > positions:
         raise JobError(
-            f"the longest prompt and {job.config.max_new_tokens} new tokens need {needed} positions, "
+            f"the longest prompt and {config.max_new_tokens} new tokens need {needed} positions, "
             f"and the model has {positions}: lower `max_new_tokens` or `max_prompt_length`"
         )
-    return Generator(model, renderer, job.config)
 
 
-def _draw(job: Job, generator: Generator, left: Sequence[Prompt], done: dict[str, dict[str, Any]]) -> None:
-    """Complete what is left; each batch is written down before the next is begun."""
-    started, tokens = time.perf_counter(), 0
-    total = len(done) + len(left)
-    with (job.scratch / DONE).open("a", encoding="utf-8") as file:
-        for batch in _batches(left, job.config.batch_size):
-            completions = generator.complete(batch)
-            for prompt, ids in zip(batch, completions, strict=True):
-                done[prompt.id] = _completed(prompt, ids, generator.renderer)
-                file.write(json.dumps(done[prompt.id], ensure_ascii=False) + "\n")
-            file.flush()
-            tokens += sum(map(len, completions))
-            job.progress(len(done), total)
+class OwnEngine:
+    """This program's own generator; see `Engine`."""
+
+    def __init__(self, generator: Generator) -> None:
+        self.generator = generator
+        self.troubles: dict[str, str] = {}  # it has none: it answers, or it raises
+
+    def complete(self, prompts: Sequence[Prompt]) -> Iterator[Reply]:
+        for batch in _batches(prompts, self.generator.config.batch_size):
+            for prompt, ids in zip(batch, self.generator.complete(batch), strict=True):
+                yield Reply(prompt.id, ids)
+
+    def close(self) -> None:
+        pass
+
+
+def _draw(
+    job: Job, folder: Path, renderer: Renderer, left: Sequence[Prompt], done: dict[str, dict[str, Any]]
+) -> None:
+    """Complete what is left, each prompt once; every completion is written down as it comes.
+
+    Raises JobError where prompts have none after all attempts; the next try asks for those alone.
+    """
+    started, tokens, total = time.perf_counter(), 0, len(done) + len(left)
+    missing = {p.id: p for p in left}
+    with (
+        closing(open_engine(job, folder, renderer)) as engine,
+        (job.scratch / DONE).open("a", encoding="utf-8") as file,
+    ):
+        for _ in range(ATTEMPTS):
+            for reply in engine.complete(list(missing.values())):
+                if missing.pop(reply.id, None) is None:
+                    continue  # it has one already, or nobody asked
+                done[reply.id] = _completed(reply, renderer)
+                file.write(json.dumps(done[reply.id], ensure_ascii=False) + "\n")
+                file.flush()
+                tokens += len(reply.ids)
+                job.progress(len(done), total)
+            if not missing:
+                break
     sync(job.scratch / DONE)
+    if missing:
+        raise JobError(_lacking(list(missing), total, engine.troubles))
     seconds = time.perf_counter() - started
     job.report(new_tokens=tokens, new_tokens_per_s=round(tokens / seconds, 1), seconds=round(seconds, 3))
 
 
-def _completed(prompt: Prompt, ids: Sequence[int], renderer: Renderer) -> dict[str, Any]:
-    finished = bool(ids) and ids[-1] == renderer.eos
-    return {
-        "id": prompt.id,
-        "completion": renderer.decode(ids[:-1] if finished else ids),
-        "finished": finished,
-    }
+def _lacking(missing: Sequence[str], total: int, troubles: Mapping[str, str]) -> str:
+    named = [f"  {name}: {troubles.get(name, 'no reply')}" for name in missing[:MOST_NAMED]]
+    more = [f"  and {len(missing) - MOST_NAMED} more"] if len(missing) > MOST_NAMED else []
+    head = f"{len(missing)} of {total} prompts have no completion after {ATTEMPTS} attempts:"
+    return "\n".join([head, *named, *more, "what is done is kept: run again to ask for these alone"])
+
+
+def _completed(reply: Reply, renderer: Renderer) -> dict[str, Any]:
+    finished = bool(reply.ids) and reply.ids[-1] == renderer.eos
+    completion = renderer.decode(reply.ids[:-1] if finished else reply.ids)
+    row = {"id": reply.id, "completion": completion, "finished": finished}
+    return row if reply.logprobs is None else {**row, "drawn": [reply.ids, reply.logprobs]}
 
 
 def _row(prompt: Prompt, done: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -253,3 +300,34 @@ def _row(prompt: Prompt, done: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
         raise RuntimeError(f"the prompt {prompt.id} got no completion")
     copied = {name: prompt.row[name] for name in ("id", "prompt", "answer") if name in prompt.row}
     return {**copied, "completion": done[prompt.id]["completion"], "finished": done[prompt.id]["finished"]}
+
+
+# ---------------------------------------------------------------- fidelity
+
+
+def fidelity(
+    folder: Path, prompts: Sequence[Prompt], done: Mapping[str, Mapping[str, Any]], path: Path
+) -> dict[str, Any] | None:
+    """How far an engine's log-probabilities of tokens that it drew lie from our own model code's, in nats.
+
+    Over the few prompts of which the engine told them; None where it told none. Raises JobError, and
+    forgets what is done, where they are those of another model.
+    """
+    told = [(p, done[p.id]["drawn"]) for p in prompts if "drawn" in done[p.id]]
+    if not told:
+        return None
+    model = load_model(folder, weight_type()).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    off: list[float] = []
+    for prompt, (ids, logprobs) in told:
+        logits = probe_logits(model, [*prompt.ids, *ids])[len(prompt.ids) - 1 : -1]
+        ours = logits.log_softmax(dim=-1).gather(1, torch.tensor(ids).unsqueeze(1)).squeeze(1)
+        off += (ours - torch.tensor(logprobs)).abs().tolist()
+    mean = sum(off) / len(off)
+    if not mean <= STRANGER:
+        path.unlink()
+        raise JobError(
+            f"the engine's log-probabilities lie {mean:.2f} nats from this model's in the mean: it has "
+            "another model, or one that was made much smaller; look at `vllm`"
+        )
+    figures = {"largest": round(max(off), 6), "mean": round(mean, 6)}
+    return {"prompts": len(told), "tokens": len(off), **figures}
