@@ -256,7 +256,7 @@ def _figures(one: Looked) -> Iterator[tuple[str, str]]:
         return
     size = f"`batch_size` is {config.batch_size}"  # type: ignore[attr-defined]
     yield "steps", f"{batches.steps_per_epoch} an epoch, {batches.steps} in all; {size}"
-    padded, asked = f"{batches.padded_real:.1%} of the tokens", config.padding  # type: ignore[attr-defined]
+    padded, asked = f"{100 * batches.padded_real:.1f} % of the tokens", config.padding  # type: ignore[attr-defined]
     yield (
         "filler",
         f"padded as asked, {padded} are real; none without `padding`"
@@ -267,7 +267,7 @@ def _figures(one: Looked) -> Iterator[tuple[str, str]]:
         saved = "would be saved without `padding`" if asked else "saved"
         yield (
             "prompts",
-            f"{batches.prompts_saved:.1%} of the tokens {saved}: a pair has one prompt",
+            f"{100 * batches.prompts_saved:.1f} % of the tokens {saved}: a pair has one prompt",
         )
     if report.memory is not None:
         yield "memory", _memory_words(one, report.memory)

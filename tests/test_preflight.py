@@ -69,8 +69,8 @@ def test_samples_are_the_first_one_that_was_cut_and_the_longest() -> None:
     ("counts", "words"),
     [
         (Counts(rows=100, kept=95, dropped=5, completions_cut=9), []),
-        (Counts(rows=100, kept=94, dropped=6), ["6.0% of the rows are dropped"]),
-        (Counts(rows=100, kept=100, completions_cut=11), ["5.5% of the completions lose their end"]),
+        (Counts(rows=100, kept=94, dropped=6), ["6.0 % of the rows are dropped"]),
+        (Counts(rows=100, kept=100, completions_cut=11), ["5.5 % of the completions lose their end"]),
     ],
 )
 def test_more_than_a_twentieth_lost_is_a_warning(counts: Counts, words: list[str]) -> None:

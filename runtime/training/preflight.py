@@ -228,11 +228,13 @@ def _no_room(model_config: Any, renderer: Renderer, examples: Sequence[Example])
 def warnings(counts: Counts, completions: int) -> Iterator[str]:
     """Where more is lost than one would want; `completions` of a row."""
     if counts.dropped > WARN_SHARE * counts.rows:
-        yield f"{counts.dropped / counts.rows:.1%} of the rows are dropped as too long: raise `max_length`"
+        share = 100 * counts.dropped / counts.rows
+        yield f"{share:.1f} % of the rows are dropped as too long: raise `max_length`"
     whole = counts.kept * completions
     if counts.completions_cut > WARN_SHARE * whole:
+        share = 100 * counts.completions_cut / whole
         yield (
-            f"{counts.completions_cut / whole:.1%} of the completions lose their end-of-sequence token, so "
+            f"{share:.1f} % of the completions lose their end-of-sequence token, so "
             "the model learns not to stop: raise `max_length`, or set `truncation: drop`"
         )
 
