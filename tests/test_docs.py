@@ -39,14 +39,21 @@ def squeezed(text: str) -> str:
 
 
 # page -> its sessions, at least
-SESSIONS = {"tutorial.md": 7, "leaving.md": 3, "selecting.md": 4, "editor.md": 4, "planning.md": 3}
+SESSIONS = {
+    "tutorial.md": 7,
+    "leaving.md": 3,
+    "selecting.md": 4,
+    "editor.md": 4,
+    "planning.md": 3,
+    "preflight.md": 3,
+}
 
 
 def exit_code(words: list[str], shown: list[str]) -> int:
-    """2 for errors, 1 for a difference."""
+    """2 for errors, 1 for a difference or a refusal."""
     if any("error AC" in line or line.startswith("alignc:") for line in shown):
         return 2
-    return int(words[0] == "diff")
+    return int(words[0] == "diff" or any("REFUSED" in line for line in shown))
 
 
 def run(command: str, cwd: Path, shown: list[str]) -> str:

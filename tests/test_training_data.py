@@ -33,16 +33,16 @@ EOS = 99
     ("policy", "expected", "counts"),
     [
         # whole <= 6, prompt <= 2; the prompt is 1 2 3 4, the completion 5 6 EOS, 5 6 7 8 9 EOS
-        ("drop", [None, None], {"dropped": 2, "kept": 0, "prompts_cut": 0, "completions_cut": 0}),
+        ("drop", [None, None], {"dropped": 2, "kept": 0, "cut": 0, "prompts_cut": 0, "completions_cut": 0}),
         (
             "keep_start",
             [[1, 2, 5, 6, EOS], [1, 2, 5, 6, 7, 8]],
-            {"dropped": 0, "kept": 2, "prompts_cut": 2, "completions_cut": 1},
+            {"dropped": 0, "kept": 2, "cut": 2, "prompts_cut": 2, "completions_cut": 1},
         ),
         (
             "keep_end",
             [[3, 4, 5, 6, EOS], [3, 4, 5, 6, 7, 8]],
-            {"dropped": 0, "kept": 2, "prompts_cut": 2, "completions_cut": 1},
+            {"dropped": 0, "kept": 2, "cut": 2, "prompts_cut": 2, "completions_cut": 1},
         ),
     ],
 )

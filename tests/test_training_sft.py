@@ -72,6 +72,7 @@ def test_truncation_is_reported(store: Store) -> None:
         "rows": 21,
         "kept": 20,
         "dropped": 1,
+        "cut": 0,
         "prompts_cut": 0,
         "completions_cut": 0,
     }

@@ -51,11 +51,15 @@ class Example:
 
 @dataclass(slots=True)
 class Counts:
-    """What truncation did to rows and prompts. A completion that was cut has lost its EOS."""
+    """What truncation did to rows and prompts. A completion that was cut has lost its EOS.
+
+    cut: kept rows that lost anything.
+    """
 
     rows: int = 0
     kept: int = 0
     dropped: int = 0
+    cut: int = 0
     prompts_cut: int = 0
     completions_cut: int = 0
 
@@ -90,6 +94,7 @@ class Cut:
             if limits.policy == "drop":
                 counts.dropped += 1
                 return None
+            counts.cut += 1
             if len(prompt) > limits.prompt:
                 counts.prompts_cut += 1
                 prompt = (

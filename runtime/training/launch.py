@@ -43,7 +43,7 @@ def open_run(
     examples = read_examples(job.input("data").path, renderer, fields, cut)
     backend = open_backend(config)
     lm = load_model(origin.folder, torch.float32)
-    _require_room(lm.config, renderer, examples)
+    require_room(lm.config, renderer, examples)
     adapt(lm, config)
     backend.wrap(lm)
     arrange(backend.lm, config)
@@ -60,7 +60,7 @@ def _told(counts: Counts) -> dict[str, Any]:
     return {"truncation": counts.told()}
 
 
-def _require_room(config: Any, renderer: Renderer, examples: Sequence[Example]) -> None:
+def require_room(config: Any, renderer: Renderer, examples: Sequence[Example]) -> None:
     """Raise JobError where the model has too few positions or embeddings for the data."""
     positions = longest(config)
     worst = max(examples, key=lambda e: max(len(s.ids) for s in e.sequences))
