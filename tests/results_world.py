@@ -137,11 +137,15 @@ PROMPTS = 200
 
 def _training(stage: str, rng: random.Random) -> list[dict[str, float]]:
     first = 0.693 if stage == "rlaif" else 2.4
-    return [
+    rows = [
         {"step": s, "epoch": s / 100, "lr": 5e-7, "grad_norm": 1.0,
          "loss": first * (0.55 + 0.45 * 0.985**s) + (rng.gauss(0, 0.03) if s > 1 else 0.0)}
         for s in range(1, 301)
     ]  # fmt: skip
+    if stage == "rlaif":
+        for row in rows:
+            row |= {"margin": first - row["loss"], "accuracy": 0.5 + 0.4 * (first - row["loss"])}
+    return rows
 
 
 def _rows(base: str, stage: str, seed: int) -> list[dict[str, Any]]:
