@@ -121,6 +121,7 @@ def test_training_and_costs(page: Page) -> None:
     assert page.tags["polyline"] == 12 + 12 + 3 * 8
     assert "12 runs, ending at" in page.text
     assert "base=mistral-7b,seed=2: 0.3" in page.text and ", reward margin 0.3" in page.text
+    assert "4 × NVIDIA H200 123,457 1.3% 42.1% 71.0 GiB 3.2 s 13 min 32 s 44.1 s" in page.text
     assert "15.00" in page.text  # dollars of twelve evaluations
 
 

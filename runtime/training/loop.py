@@ -24,6 +24,7 @@ from runtime.models import save_model
 from runtime.training import state
 from runtime.training.batches import Batch
 from runtime.training.data import Example, bins, data_digest, order, split, steps_per_epoch
+from runtime.training.flops import flops, mfu, rates_of, work_of
 from runtime.training.folders import whole_folder
 from runtime.training.parallel import Backend
 from runtime.training.schedule import learning_rate
@@ -284,21 +285,28 @@ class Run:
         own = self.position.since(self.begun)
         seconds = own.seconds.get("data", 0.0) + own.seconds.get("compute", 0.0)
         epochs = own.step / self._per_epoch
+        supervised = round(epochs * sum(e.supervised for e in examples))
+        rates = rates_of(self.backend.lm)
+        done = round(epochs * flops(rates, work_of(examples))) if rates else None
         cuda = self.backend.device.type == "cuda"
+        device = torch.cuda.get_device_name() if cuda else "cpu"
         return {
             **self.told,
             "steps": own.step,
             "went_on_from_step": self.begun.step,
             "useful_tokens": own.useful,
-            "supervised_tokens": round(epochs * sum(e.supervised for e in examples)),
+            "supervised_tokens": supervised,
             "useful_tokens_per_s": round(own.useful / seconds, 1) if seconds else None,
+            "supervised_tokens_per_s": round(supervised / seconds, 1) if seconds else None,
+            "model_flops": done,
+            "mfu": mfu(done, seconds, device, self.backend.world) if done else None,
             "padding_share": round(1 - own.real / max(1, own.computed), 4),
             "seconds": {kind: round(spent, 3) for kind, spent in own.seconds.items()},
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "peak_gpu_bytes": torch.cuda.max_memory_allocated() if cuda else None,
             "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in self.backend.lm.parameters()),
             "processes": self.backend.world,
-            "device": torch.cuda.get_device_name() if cuda else "cpu",
+            "device": device,
         }
 
 
