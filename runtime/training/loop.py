@@ -29,6 +29,7 @@ from runtime.training.folders import whole_folder
 from runtime.training.parallel import Backend
 from runtime.training.schedule import learning_rate
 from runtime.training.stops import Stop
+from runtime.training.trackers import Trackers, tracking
 from runtime.training_config import TrainingConfig
 
 # Seconds between resume states within an epoch, where one takes up to `CHEAP_S`; costlier states are
@@ -91,6 +92,7 @@ class Run:
     position: state.Position = field(default_factory=state.Position)
     begun: state.Position = field(default_factory=state.Position)  # where this job's own work began
     units: list[list[int]] = field(default_factory=list)
+    trackers: Trackers = field(default_factory=lambda: Trackers({}))
 
     @property
     def config(self) -> TrainingConfig:
@@ -109,7 +111,9 @@ class Run:
             self.begun = state.first_position(self.job.out.parent, self.position)
             state.cut_log(self.scratch, self.position.step)
         self.backend.model.train(self.objective.dropout)
-        with (self.scratch / state.LOG).open("a", encoding="utf-8") as log, Stop() as stop:
+        path = self.scratch / state.LOG
+        shown = tracking(self.job, self.backend.rank, path)
+        with path.open("a", encoding="utf-8") as log, Stop() as stop, shown as self.trackers:
             self._steps(log, stop, digest)
         if not (self.scratch / KEPT / f"epoch-{self.config.epochs}").exists():
             self._keep(self.config.epochs)  # a longer run was stopped here, which did not want it
@@ -252,8 +256,10 @@ class Run:
             "supervised": sum(e.supervised for e in examples),
         }
         figures = {name: value for name, value in told.items() if not name.startswith("_")}
-        log.write(json.dumps({"step": step + 1, "epoch": epoch, **figures, **counts}) + "\n")
+        row = {"step": step + 1, "epoch": epoch, **figures, **counts}
+        log.write(json.dumps(row) + "\n")
         log.flush()
+        self.trackers.tell(row)
         self.job.progress(step + 1, total, f"epoch {epoch}, loss {told['loss']:.4f}")
 
     def _keep(self, epoch: int) -> None:
