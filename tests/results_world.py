@@ -133,15 +133,23 @@ BASES = {"deepseek-7b": 0.44, "yi-6b": 0.52, "llama-7b": 0.36, "mistral-7b": 0.5
 COLUMNS = {"SFT 10%": ("weak", 0.0), "SFT 100%": ("full", 0.05), "RLAIF": ("rlaif", 0.12)}
 TRAINERS = {"weak": "sft", "full": "sft", "rlaif": "dpo"}
 PROMPTS = 200
+SPEED = {
+    "device": "NVIDIA H200", "processes": 4, "useful_tokens_per_s": 123456.7, "padding_share": 0.0131,
+    "mfu": 0.4213, "peak_gpu_bytes": 71 * 2**30, "seconds": {"data": 3.2, "compute": 812.3, "save": 44.1},
+}  # fmt: skip
 
 
 def _training(stage: str, rng: random.Random) -> list[dict[str, float]]:
     first = 0.693 if stage == "rlaif" else 2.4
-    return [
+    rows = [
         {"step": s, "epoch": s / 100, "lr": 5e-7, "grad_norm": 1.0,
          "loss": first * (0.55 + 0.45 * 0.985**s) + (rng.gauss(0, 0.03) if s > 1 else 0.0)}
         for s in range(1, 301)
     ]  # fmt: skip
+    if stage == "rlaif":
+        for row in rows:
+            row |= {"margin": first - row["loss"], "accuracy": 0.5 + 0.4 * (first - row["loss"])}
+    return rows
 
 
 def _rows(base: str, stage: str, seed: int) -> list[dict[str, Any]]:
@@ -159,7 +167,9 @@ def _scored(world: World, base: str, stage: str, seed: int, rate: float, needs: 
     where = f"[base={base},seed={seed}]"
     axes = {"base": base, "seed": seed}
     trained = world.node(f"{stage}{where}", TRAINERS[stage], needs, 20, **axes)
-    world.seal(trained, wall_s=3600 * rng.uniform(0.5, 2), gpus=4, training=_training(stage, rng))
+    world.seal(
+        trained, wall_s=3600 * rng.uniform(0.5, 2), gpus=4, training=_training(stage, rng), summary=SPEED
+    )
     sampled = world.node(f"{stage}_test~samples{where}", "sample", [trained], 30, **axes)
     world.seal(sampled, wall_s=312.0, gpus=1, data=_rows(base, stage, seed))
     scored = world.node(f"{stage}_test{where}", "evaluate", [sampled], 31, **axes)

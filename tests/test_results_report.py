@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from runtime.results import write_results
-from runtime.results.curves import thinned
+from runtime.results.curves import charts, thinned
+from runtime.results.description import Description
+from runtime.results.jobs import survey
 from runtime.results.report import MAX_BYTES, duration, moment
 from runtime.store import Store
 from tests.results_world import World, key_of, study, table
@@ -116,8 +118,10 @@ def test_samples_show_one_of_each_outcome(page: Page) -> None:
 
 
 def test_training_and_costs(page: Page) -> None:
-    assert page.tags["polyline"] == 12 + 12 + 8
+    assert page.tags["polyline"] == 12 + 12 + 3 * 8
     assert "12 runs, ending at" in page.text
+    assert "base=mistral-7b,seed=2: 0.3" in page.text and ", reward margin 0.3" in page.text
+    assert "4 × NVIDIA H200 123,457 1.3% 42.1% 71.0 GiB 3.2 s 13 min 32 s 44.1 s" in page.text
     assert "15.00" in page.text  # dollars of twelve evaluations
 
 
@@ -176,6 +180,25 @@ def test_a_broken_training_log_costs_only_its_chart(store: Store, tmp_path: Path
     world.seal("train", training=[{"step": 1, "loss": 0.5}])
     (store.artifact("sft", key_of("train")) / "training.jsonl").write_text("not json")
     assert Page(report(store, world, tmp_path)).tags["polyline"] == 0
+
+
+def test_runs_that_share_their_first_steps_are_one_curve(store: Store, tmp_path: Path) -> None:
+    """epochs=2 goes on from epochs=1; seed=1 differs from the first step."""
+    world = World(store)
+    losses = [0.9, 0.7, 0.6, 0.5]
+    for name, told in {
+        "train[epochs=1]": losses[:2],
+        "train[epochs=2]": losses,
+        "train[again=1]": losses,
+        "train[seed=1]": [0.8, 0.7],
+    }.items():
+        world.node(name, "sft")
+        world.seal(name, training=[{"step": i, "loss": loss} for i, loss in enumerate(told, 1)])
+    (chart,) = charts(
+        store, survey(store, Description.model_validate(world.description()).nodes).values(), 16
+    )
+    assert chart.runs == ("epochs=2", "seed=1")
+    assert [panel.name for panel in chart.panels] == ["loss"]
 
 
 @pytest.mark.parametrize(

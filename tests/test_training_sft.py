@@ -38,7 +38,12 @@ def test_checkpoints_are_whole_models(store: Store) -> None:
     assert lm.dtype == torch.float32 and lm.config.vocab_size == len(tokenizer) == 100
     figures = summary(store, job)
     assert figures["steps"] == 18 and figures["reopened_difference"] == 0.0
-    assert figures["useful_tokens_per_s"] > 0 and set(figures["seconds"]) == {"data", "compute", "save"}
+    assert figures["useful_tokens_per_s"] > figures["supervised_tokens_per_s"] > 0
+    assert (
+        figures["model_flops"] > 0
+        and figures["mfu"] is None
+        and set(figures["seconds"]) == {"data", "compute", "save"}
+    )
 
 
 def test_the_curve_tells_each_step_and_the_loss_falls(store: Store) -> None:

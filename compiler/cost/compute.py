@@ -1,7 +1,7 @@
 """FLOPs to seconds: peaks of devices, the share of them that is reached, and what a job takes beside.
 
 Training costs 6 FLOPs a parameter and token (2 forward, 4 backward), sampling 2 a parameter and new
-token; attention is left out, as in the MFU that training jobs report.
+token; attention is left out, which the MFU that training jobs report counts.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from runtime.declare import LLM, ModelDecl
 from runtime.declare import Source as SourceDecl
 from runtime.fields import Frozen
 from runtime.stage import StageKind, kind_names, stage_kind
+from runtime.tracking import Tracking
 
 DECLARED: dict[str, tuple[str, Any]] = {  # section -> (artifact type, model)
     "models": ("Model", ModelDecl),
@@ -98,9 +99,10 @@ class Spec:
     cluster: Located | None
     budget: Budget
     budget_at: Located
+    tracking: Tracking
 
 
-TOP = ("experiment", "include", "axes", *DECLARED, "stages", "tables", "cluster", "budget")
+TOP = ("experiment", "include", "axes", *DECLARED, "stages", "tables", "cluster", "budget", "tracking")
 
 
 def read_spec(source: Source) -> tuple[Spec, list[Diagnostic]]:
@@ -137,6 +139,8 @@ def read_spec(source: Source) -> tuple[Spec, list[Diagnostic]]:
     budget_at = tree.items.get("budget") or Located({}, NOWHERE)
     budget, found = validate(Budget, budget_at, "`budget`")
     problems += found
+    tracking, found = validate(Tracking, tree.items.get("tracking") or Located({}, NOWHERE), "`tracking`")
+    problems += found
     spec = Spec(
         path=source.path,
         experiment=_experiment(tree, source.path, problems),
@@ -147,6 +151,7 @@ def read_spec(source: Source) -> tuple[Spec, list[Diagnostic]]:
         cluster=cluster,
         budget=budget or Budget(gpu_hours=None, usd=None),
         budget_at=budget_at,
+        tracking=tracking or Tracking(),
     )
     return spec, problems
 

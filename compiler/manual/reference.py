@@ -22,6 +22,7 @@ from compiler.site.profile import Container, Mail, Partition, Profile, Rule, Web
 from runtime import declare
 from runtime.fields import Frozen, affects, taken
 from runtime.stage import Resources, stage_kinds
+from runtime.tracking import Tracking, Wandb
 
 INTRODUCTION = Path(__file__).parents[2] / "docs" / "language.head.md"
 SECTIONS: tuple[tuple[str, tuple[type[Frozen], ...]], ...] = (
@@ -133,9 +134,10 @@ def _lines() -> Iterator[str]:
         yield ""
         for declared in models:
             yield from _model(declared)
-    yield "## tables, budget, cluster profiles"
+    yield "## tables, budget, tracking, cluster profiles"
     yield ""
-    for other in (TableSpec, Budget, Profile, Login, Partition, Rule, Container, Mail, Webhook, TokenPrice):
+    others = (TableSpec, Budget, Tracking, Wandb, Profile, Login, Partition, Rule, Container, Mail, Webhook)
+    for other in (*others, TokenPrice):
         yield from _model(other)
     yield "## Error codes"
     yield ""

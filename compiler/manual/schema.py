@@ -24,6 +24,7 @@ from compiler.site.profile import Profile
 from runtime import templates
 from runtime.known import format_names
 from runtime.stage import StageKind, keep, stage_kinds
+from runtime.tracking import Tracking
 
 Schema = dict[str, Any]
 
@@ -57,6 +58,7 @@ SECTIONS = {
     "tables": "what the study prints",
     "cluster": "the cluster profile that `submit` uses: a name in clusters/, or a file",
     "budget": "what a submission may cost",
+    "tracking": "programs that shall show trainings as they run",
 }
 
 
@@ -67,7 +69,7 @@ def spec_schema(kinds: Iterable[StageKind]) -> Schema:
     sections: dict[str, Schema] = {"stages": stages}
     needs = {"stages": _needs("kind", {kind.name: list(_kind_needs(kind)) for kind in kinds})}
     members = {section: _members(type_) for section, (_, type_) in DECLARED.items()}
-    named, more = _definitions([*(m for _, ms in members.values() for m in ms), TableSpec, Budget])
+    named, more = _definitions([*(m for _, ms in members.values() for m in ms), TableSpec, Budget, Tracking])
     definitions |= more
     for section, (tag, models) in members.items():
         if tag:
@@ -85,6 +87,7 @@ def spec_schema(kinds: Iterable[StageKind]) -> Schema:
         **{name: _section({"$ref": f"#/definitions/{name}"}) for name in sections},
         "cluster": {"type": "string"},
         "budget": {"allOf": [{"$ref": named[Budget]}]},
+        "tracking": {"allOf": [{"$ref": named[Tracking]}]},
     }
     return {
         "$schema": DRAFT,

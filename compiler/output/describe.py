@@ -41,6 +41,7 @@ def describe_jobs(program: Program) -> Iterator[dict[str, Any]]:
     """The description of each node's job, in graph order."""
     spec = _spec(program)
     budget = program.spec.budget.model_dump(mode="json", exclude_none=True)
+    tracking = program.spec.tracking.model_dump(mode="json", exclude_none=True)
     configs: dict[int, Any] = {}
     for node, identity in zip(program.graph.nodes, program.identities, strict=True):
         if id(node.config) not in configs:
@@ -61,6 +62,7 @@ def describe_jobs(program: Program) -> Iterator[dict[str, Any]]:
             "resources": node.resources.model_dump(mode="json"),
             "spec": {**spec, "place": _place(node)},
             **({"budget": budget} if budget else {}),
+            **({"tracking": tracking} if tracking else {}),
         }
 
 

@@ -58,6 +58,11 @@ class Job:
         return (self.manifest.get("resources") or {}).get("used") or {}
 
     @property
+    def summary(self) -> Mapping[str, Any]:
+        """Figures that the job told: counts, speeds, dollars."""
+        return self.manifest.get("summary") or {}
+
+    @property
     def adopted(self) -> Mapping[str, Any]:
         """Path, digest, user and time of an artifact that was made elsewhere; empty for all others."""
         return self.manifest.get("adopted") or {}

@@ -126,6 +126,20 @@ class StageLine:
     dollars: float
 
 
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast a training was, and where its time went, as the page tells it; empty: not known."""
+
+    job: Job
+    device: str
+    useful: str
+    supervised: str
+    padding: str
+    mfu: str
+    memory: str
+    seconds: tuple[float | None, ...]  # on data, on computing, on saving
+
+
 def duration(seconds: float | None) -> str:
     """A time span for a reader: `12.3 s`, `3 min 4 s`, `5 h 12 min`."""
     if seconds is None:
@@ -257,9 +271,35 @@ def stage_lines(jobs: Iterable[Job]) -> list[StageLine]:
         counted = Counter(job.status for job in made)
         states = tuple((status, counted[status]) for status in STATUSES if counted[status])
         wall = sum(job.wall_s or 0.0 for job in made)
-        dollars = sum((job.manifest.get("summary") or {}).get("dollars") or 0.0 for job in made)
+        dollars = sum(job.summary.get("dollars") or 0.0 for job in made)
         lines.append(StageLine(stage, made[0].kind, states, wall, sum(map(_gpu_hours, made)), dollars))
     return lines
+
+
+def _speeds(jobs: Iterable[Job]) -> list[Speed]:
+    """Of the jobs that trained. One that only went on to where it was already has no speed."""
+    return [_speed(job, told) for job in jobs if (told := job.summary).get("useful_tokens_per_s")]
+
+
+def _speed(job: Job, told: Mapping[str, Any]) -> Speed:
+    def share(name: str) -> str:
+        return "" if told.get(name) is None else f"{100 * told[name]:.1f}%"
+
+    def rate(name: str) -> str:
+        return "" if told.get(name) is None else f"{told[name]:,.0f}"
+
+    processes, seconds = told.get("processes") or 1, told.get("seconds") or {}
+    memory = told.get("peak_gpu_bytes") or told.get("peak_rss_bytes")
+    return Speed(
+        job,
+        f"{processes} × {told.get('device')}",
+        rate("useful_tokens_per_s"),
+        rate("supervised_tokens_per_s"),
+        share("padding_share"),
+        share("mfu"),
+        f"{memory / 2**30:.1f} GiB" if memory else "",
+        tuple(seconds.get(kind) for kind in ("data", "compute", "save")),
+    )
 
 
 def _listed(jobs: Mapping[str, Job], sections: Iterable[Section], most: int) -> list[Job]:
@@ -337,6 +377,7 @@ def _fill(
         charts=curves,
         chart_size=(WIDTH, HEIGHT),
         samples=texts,
+        speeds=_speeds(shown_jobs),
         stages=stage_lines(jobs.values()),
         jobs=shown_jobs,
         anchors={job.id: f"job-{n}" for n, job in enumerate(shown_jobs, 1)},

@@ -25,10 +25,6 @@ from runtime.training.parallel import Backend, close_backend, open_backend
 from runtime.training.ranks import run_ranks
 from runtime.training_config import TrainingConfig
 
-# Dense bf16 peaks in FLOP/s, as the makers state them.
-PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
-
-
 # ---------------------------------------------------------------- one rank
 
 
@@ -120,7 +116,7 @@ def _deliver(job: Job) -> None:
     if (folder / "adapter").exists():
         link_tree(folder / "adapter", job.out / "adapter")
     shutil.copyfile(job.scratch / state.LOG, job.out / state.LOG)
-    job.report(**summary, reopened_difference=difference, mfu=_mfu(summary))
+    job.report(**summary, reopened_difference=difference)
 
 
 def _kept(job: Job) -> Path:
@@ -133,15 +129,6 @@ def _drop_earlier(job: Job) -> None:
     for folder in (job.scratch / KEPT).glob("epoch-*"):
         if folder != _kept(job):
             shutil.rmtree(folder)
-
-
-def _mfu(summary: dict[str, Any]) -> float | None:
-    """Model FLOP utilisation: 6 FLOPs a parameter and token, over the stated peak; attention left out."""
-    peak = next((flops for name, flops in PEAKS.items() if name in summary["device"]), None)
-    rate = summary["useful_tokens_per_s"]
-    return (
-        round(6 * summary["parameters"] * rate / (peak * summary["processes"]), 4) if peak and rate else None
-    )
 
 
 def end_run(run: Run) -> None:

@@ -24,11 +24,13 @@ from runtime.models import save_model
 from runtime.training import state
 from runtime.training.batches import Batch
 from runtime.training.data import Example, bins, data_digest, order, split, steps_per_epoch
+from runtime.training.flops import flops, mfu, rates_of, work_of
 from runtime.training.folders import whole_folder
 from runtime.training.lora import save_adapter
 from runtime.training.parallel import Backend
 from runtime.training.schedule import learning_rate
 from runtime.training.stops import Stop
+from runtime.training.trackers import Trackers, tracking
 from runtime.training_config import TrainingConfig
 
 # Seconds between resume states within an epoch, where one takes up to `CHEAP_S`; costlier states are
@@ -91,6 +93,7 @@ class Run:
     position: state.Position = field(default_factory=state.Position)
     begun: state.Position = field(default_factory=state.Position)  # where this job's own work began
     units: list[list[int]] = field(default_factory=list)
+    trackers: Trackers = field(default_factory=lambda: Trackers({}))
 
     @property
     def config(self) -> TrainingConfig:
@@ -109,7 +112,9 @@ class Run:
             self.begun = state.first_position(self.job.out.parent, self.position)
             state.cut_log(self.scratch, self.position.step)
         self.backend.model.train(self.objective.dropout)
-        with (self.scratch / state.LOG).open("a", encoding="utf-8") as log, Stop() as stop:
+        path = self.scratch / state.LOG
+        shown = tracking(self.job, self.backend.rank, path)
+        with path.open("a", encoding="utf-8") as log, Stop() as stop, shown as self.trackers:
             self._steps(log, stop, digest)
         if not (self.scratch / KEPT / f"epoch-{self.config.epochs}").exists():
             self._keep(self.config.epochs)  # a longer run was stopped here, which did not want it
@@ -252,8 +257,10 @@ class Run:
             "supervised": sum(e.supervised for e in examples),
         }
         figures = {name: value for name, value in told.items() if not name.startswith("_")}
-        log.write(json.dumps({"step": step + 1, "epoch": epoch, **figures, **counts}) + "\n")
+        row = {"step": step + 1, "epoch": epoch, **figures, **counts}
+        log.write(json.dumps(row) + "\n")
         log.flush()
+        self.trackers.tell(row)
         self.job.progress(step + 1, total, f"epoch {epoch}, loss {told['loss']:.4f}")
 
     def _keep(self, epoch: int) -> None:
@@ -286,21 +293,28 @@ class Run:
         own = self.position.since(self.begun)
         seconds = own.seconds.get("data", 0.0) + own.seconds.get("compute", 0.0)
         epochs = own.step / self._per_epoch
+        supervised = round(epochs * sum(e.supervised for e in examples))
+        rates = rates_of(self.backend.lm)
+        done = round(epochs * flops(rates, work_of(examples))) if rates else None
         cuda = self.backend.device.type == "cuda"
+        device = torch.cuda.get_device_name() if cuda else "cpu"
         return {
             **self.told,
             "steps": own.step,
             "went_on_from_step": self.begun.step,
             "useful_tokens": own.useful,
-            "supervised_tokens": round(epochs * sum(e.supervised for e in examples)),
+            "supervised_tokens": supervised,
             "useful_tokens_per_s": round(own.useful / seconds, 1) if seconds else None,
+            "supervised_tokens_per_s": round(supervised / seconds, 1) if seconds else None,
+            "model_flops": done,
+            "mfu": mfu(done, seconds, device, self.backend.world) if done else None,
             "padding_share": round(1 - own.real / max(1, own.computed), 4),
             "seconds": {kind: round(spent, 3) for kind, spent in own.seconds.items()},
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "peak_gpu_bytes": torch.cuda.max_memory_allocated() if cuda else None,
             "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in self.backend.lm.parameters()),
             "processes": self.backend.world,
-            "device": torch.cuda.get_device_name() if cuda else "cpu",
+            "device": device,
         }
 
 

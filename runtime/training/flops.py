@@ -1,0 +1,86 @@
+"""What a training must compute: FLOPs of its forward and backward passes, and the share of a peak they reach.
+
+A weight that a token is multiplied with costs 2 FLOPs forward, 2 for the gradient that goes on and 2 for
+its own, which a frozen one has not. Where a token attends to another, each layer costs 4 FLOPs a channel
+forward and 8 backward. Not counted is what could have been left out: filler, logits that no loss reads,
+the second time that a pair's prompt is computed, anything computed anew to save memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from runtime.training.data import Example
+
+# Dense bf16 peaks in FLOP/s, as the makers state them.
+PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """FLOPs of training a model: for a token, for a supervised one, for a token and one that it sees."""
+
+    token: int
+    supervised: int
+    seen: int
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a pass over examples must compute; `seen` counts pairs of a token and one that it attends to."""
+
+    tokens: int
+    supervised: int
+    seen: int
+
+
+def rates_of(lm: Any) -> Rates | None:
+    """The rates of a Hugging Face model; None for stacked experts, of which a token meets only some."""
+    tables = {id(p) for m in lm.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    head = getattr(lm.get_output_embeddings(), "weight", None)
+    token = 0
+    for weight in lm.parameters():
+        shape = _shape(weight)
+        if len(shape) > 2:
+            return None
+        if len(shape) == 2 and weight is not head and id(weight) not in tables:
+            token += _cost(weight)
+    config = lm.config
+    heads = config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    return Rates(token, 0 if head is None else _cost(head), 12 * config.num_hidden_layers * width)
+
+
+def _shape(weight: Any) -> tuple[int, ...]:
+    return tuple(getattr(weight, "ds_shape", weight.shape))  # ds_shape: under ZeRO-3
+
+
+def _cost(weight: Any) -> int:
+    return (6 if weight.requires_grad else 4) * math.prod(_shape(weight))
+
+
+def work_of(examples: Iterable[Example]) -> Work:
+    """What one pass over the examples must compute, under causal attention. A pair's prompt counts once."""
+    tokens = supervised = seen = 0
+    for example in examples:
+        for number, sequence in enumerate(example.sequences):
+            length, known = len(sequence.ids) - 1, sequence.prompt if number else 0
+            tokens += length - known
+            supervised += sequence.supervised
+            seen += (length * (length + 1) - known * (known + 1)) // 2
+    return Work(tokens, supervised, seen)
+
+
+def flops(rates: Rates, work: Work) -> int:
+    return rates.token * work.tokens + rates.supervised * work.supervised + rates.seen * work.seen
+
+
+def mfu(done: float, seconds: float, device: str, processes: int) -> float | None:
+    """The share of the devices' stated peak that `done` FLOPs took; None where the peak is not known."""
+    peak = next((peak for name, peak in PEAKS.items() if name in device), None)
+    return round(done / (seconds * peak * processes), 4) if peak and seconds else None
