@@ -126,6 +126,8 @@ BATCHES = Batches(1, 1, 1, 1.0, 0.0, largest_tokens=10, largest_supervised=5)
         ({"precision": "bf16", "parallel": {"processes": 4, "deepspeed": "zero1"}}, (1000, 2000, 2000, 2000)),
         ({"precision": "bf16", "parallel": {"processes": 4, "deepspeed": "zero2"}}, (1000, 2000, 500, 2000)),
         ({"precision": "bf16", "parallel": {"processes": 4, "deepspeed": "zero3"}}, (1000, 500, 500, 2000)),
+        ({"precision": "bf16", "parallel": {"processes": 4, "sharding": "fsdp2"}}, (1000, 0, 1000, 2000)),
+        ({"precision": "bf16", "lora": {}}, (4000, 2000, 0, 0)),
     ],
 )
 def test_memory_on_a_literal_table(told: dict[str, Any], expected: tuple[int, ...]) -> None:
@@ -134,6 +136,12 @@ def test_memory_on_a_literal_table(told: dict[str, Any], expected: tuple[int, ..
     layer = 2 * (8 + width) * 8 + width * (3 * 8 + 4 * 4 + 4 * 16)
     assert found == Memory(*expected, activations=2 * layer * 10, logits=5 * 100 * (width + 8))
     assert found.total == sum(expected) + 20 * layer + 500 * (width + 8)
+
+
+def test_layers_that_are_computed_again_keep_only_what_goes_in() -> None:
+    layer = 2 * 12 * 8 + 4 * (3 * 8 + 4 * 4 + 4 * 16)
+    found = preflight.memory(SHAPE, config(activation_checkpointing=True), BATCHES)
+    assert found.activations == (2 * 4 * 8 + layer) * 10
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -377,7 +377,8 @@ def memory(shape: Shape, config: TrainingConfig, found: Batches) -> Memory:
 
     Master weights, gradients and moments are fp32. In bf16 a copy of the weights joins them: autocast's
     for one pass, or DeepSpeed's; ZeRO shares out the moments (1), the gradients too (2), the weights
-    too (3). What DeepSpeed and the allocator keep in reserve is not in it.
+    too (3); FSDP2 shares out everything and gathers a layer at a time. With `lora` only the adapters have
+    gradients and moments, which are left out as small. What libraries keep in reserve is not in it.
     """
     number = shape.parameters
     name, processes = config.parallel.deepspeed, config.parallel.processes
@@ -385,15 +386,21 @@ def memory(shape: Shape, config: TrainingConfig, found: Batches) -> Memory:
     half = config.precision == "bf16"
     width = 2 if half else 4
     moments = 8 if config.optimizer == "adamw" else 4
-    share = processes if stage else 1
+    fully = config.parallel.sharding is not None
+    share = processes if stage or fully else 1
     gradient = width if stage else 4
-    copy = width if stage or half else 0
+    copy = width if stage or (half and not fully) else 0
+    trained = 0 if config.lora else number
+    layer = activation_bytes(shape, width)
+    each = shape.layers * layer
+    if config.activation_checkpointing:  # what goes into each layer, and one layer that is computed again
+        each = shape.layers * width * shape.hidden + layer
     return Memory(
         master=4 * number / share,
         weights=copy * number / (processes if stage == 3 else 1),
-        gradients=gradient * number / (processes if stage >= 2 else 1),
-        optimizer=moments * number / share,
-        activations=shape.layers * activation_bytes(shape, width) * found.largest_tokens,
+        gradients=gradient * trained / (processes if stage >= 2 or fully else 1),
+        optimizer=moments * trained / share,
+        activations=each * found.largest_tokens,
         logits=logits_bytes(shape.vocabulary, found.largest_supervised, width),
     )
 
