@@ -287,6 +287,7 @@ def main() -> None:
     parser.add_argument(
         "--systems", default=",".join(SYSTEMS), help="which to measure, the first as the measure"
     )
+    parser.add_argument("--tasks", default="sft,dpo")
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
