@@ -20,11 +20,11 @@ from compiler.planning.plan import processes
 from compiler.program import Program
 from compiler.site.profile import Profile
 from runtime.store import Store
+from runtime.training_config import TrainingConfig
 
 if TYPE_CHECKING:
     from runtime.training.preflight import Memory, Report, Sample
 
-KINDS = ("sft", "dpo")
 READS = ("model", "data")  # inputs that have to be there
 # Config fields that change no figure: nodes that differ in these alone are looked at once.
 SAME = {
@@ -72,12 +72,11 @@ class Waiting:
 def trainings(program: Program, chosen: Collection[int] | None) -> list[int]:
     """The nodes to look at. Raises UsageError where there is none."""
     nodes = program.graph.nodes
-    found = [
-        i for i in sorted(range(len(nodes)) if chosen is None else chosen) if nodes[i].kind.name in KINDS
-    ]
+    asked = sorted(range(len(nodes)) if chosen is None else chosen)
+    found = [i for i in asked if issubclass(nodes[i].kind.config, TrainingConfig)]
     if not found:
         which = "none of the nodes named" if chosen is not None else "no node of the spec"
-        raise UsageError(f"{which} is a training ({', '.join(KINDS)})")
+        raise UsageError(f"{which} is a training")
     return found
 
 

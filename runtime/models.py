@@ -190,6 +190,14 @@ def longest(model_config: Any) -> int | None:
     return getattr(model_config, "max_position_embeddings", None)
 
 
+def head_size(model_config: Any) -> int:
+    """Channels of an attention head."""
+    return (
+        getattr(model_config, "head_dim", None)
+        or model_config.hidden_size // model_config.num_attention_heads
+    )
+
+
 def probe_logits(model: Any, ids: list[int]) -> torch.Tensor:
     """Logits [T, V] of one sequence of ids, fp32 on the CPU."""
     import torch

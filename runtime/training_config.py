@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -15,6 +15,8 @@ Truncation = Literal["drop", "keep_start", "keep_end"]
 Precision = Literal["fp32", "bf16"]
 
 
+# Logits (fp32) are kept for the way back where they take no more than this; else they are computed twice.
+LOGITS_BYTES = 256 * 1024**2
 MOST_CHECKPOINTS = 1000  # of one run; each is a node of the graph
 
 
@@ -28,6 +30,11 @@ class Parallel(Frozen):
     sharding: Literal["fsdp2"] | None = speed(
         None, doc="spread weights, gradients and optimizer states by torch itself, instead of by DeepSpeed"
     )
+
+    @property
+    def zero_stage(self) -> int:
+        """DeepSpeed's ZeRO stage; 0 without DeepSpeed."""
+        return int(self.deepspeed.removeprefix("zero")) if self.deepspeed else 0
 
     @model_validator(mode="after")
     def _one_way(self) -> Parallel:
@@ -51,6 +58,8 @@ class Lora(Frozen):
 
 class TrainingConfig(StageConfig):
     """Optimisation, batches, truncation and checkpoints."""
+
+    completions: ClassVar[tuple[str, ...]]  # fields of a row of `data`, each a sequence behind its prompt
 
     epochs: int = result(doc="passes over the data", ge=1)
     checkpoint_every: int | None = nothing(

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given as examples
 from hypothesis import strategies as st
 
+from runtime.draws import uniforms
 from runtime.files import read_rows
 from runtime.run_job import Outcome, run_job
 from runtime.store import Store
@@ -108,10 +109,10 @@ def test_killed_between_batches_it_goes_on(trained: tuple[Store, dict[str, Any]]
 
 
 def test_a_stream_is_a_fixed_function_of_seed_and_id() -> None:
-    assert sampling.uniforms(0, "r0", 2).tolist() == sampling.uniforms(0, "r0", 5)[:2].tolist()
-    many = np.concatenate([sampling.uniforms(0, f"r{i}", 10) for i in range(2000)])
+    assert uniforms(0, "r0", 2).tolist() == uniforms(0, "r0", 5)[:2].tolist()
+    many = np.concatenate([uniforms(0, f"r{i}", 10) for i in range(2000)])
     assert abs(many.mean() - 0.5) < 0.01 and many.min() >= 0 and many.max() < 1
-    assert sampling.uniforms(0, "r0", 1)[0] == pytest.approx(PINNED)
+    assert uniforms(0, "r0", 1)[0] == pytest.approx(PINNED)
 
 
 PINNED = 0.7812609362765436  # see above: another value would change every sampled completion

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -23,6 +23,8 @@ _SHARED_NAME = "~reference"  # behind a stage's name: what `share` makes
 
 class Dpo(TrainingConfig):
     """The policy starts from `model`, which is also the frozen reference."""
+
+    completions: ClassVar = ("chosen", "rejected")
 
     model: Reference = takes("Model", doc="where the policy starts, and its reference")
     data: Reference = takes("Preferences", doc="preference pairs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 from runtime.artifacts import Port
 from runtime.fields import Reference, result, takes
@@ -15,6 +16,8 @@ from runtime.training_config import Reduction, TrainingConfig
 
 class Sft(TrainingConfig):
     """Loss on the completion and its end-of-sequence token only."""
+
+    completions: ClassVar = ("completion",)
 
     model: Reference = takes("Model", doc="a declared model or a trained one")
     data: Reference = takes("Demonstrations", "Completions", doc="what to imitate")

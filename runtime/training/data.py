@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from runtime.chat import Renderer
 from runtime.files import read_rows
 from runtime.job import JobError
-from runtime.training_config import Truncation
+from runtime.training_config import TrainingConfig, Truncation
 
 _CHUNK = 4096  # rows tokenised in one call
 
@@ -47,6 +47,12 @@ class Example:
     @property
     def supervised(self) -> int:
         return sum(s.supervised for s in self.sequences)
+
+    @property
+    def computed(self) -> int:
+        """Tokens that must be computed: no last one, which nothing follows, and a common prompt once."""
+        again = sum(s.prompt for s in self.sequences[1:])
+        return self.tokens - len(self.sequences) - again
 
 
 @dataclass(slots=True)
@@ -173,6 +179,27 @@ def order(seed: int, epoch: int, count: int) -> list[int]:
 def steps_per_epoch(count: int, batch_size: int) -> int:
     """Optimizer steps of one pass; the last, smaller batch is a step too, so every row is seen each epoch."""
     return -(-count // batch_size)
+
+
+def units(examples: Sequence[Example], config: TrainingConfig) -> list[list[int]]:
+    """What `batch_size` counts: single examples, or bins of them."""
+    if config.packing is None:
+        return [[item] for item in range(len(examples))]
+    capacity = config.max_length * len(examples[0].sequences)
+    return bins([example.tokens for example in examples], capacity)
+
+
+def batch(units: Sequence[Sequence[int]], order: Sequence[int], number: int, size: int) -> list[int]:
+    """Items of the optimizer batch `number` of an epoch whose units have this order."""
+    return [item for unit in order[number * size : (number + 1) * size] for item in units[unit]]
+
+
+def parts(
+    items: Sequence[int], examples: Sequence[Example], config: TrainingConfig, ranks: int, *, padded: bool
+) -> list[list[list[int]]]:
+    """The parts of an optimizer batch, as `split` gives them, under the limits of a config."""
+    tokens = [examples[item].tokens for item in items]
+    return split(items, tokens, ranks, config.micro_batch, config.micro_tokens, padded=padded)
 
 
 def split(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from runtime.files import read_rows, sync, write_atomic
 from runtime.job import Job, JobError
-from runtime.models import Origin, locate
 from runtime.stages.dpo import Dpo
 from runtime.training.batches import Batch, lay_out
 from runtime.training.data import Example, data_digest, split
@@ -36,7 +35,6 @@ REFERENCE = "reference.jsonl"
 # How far the policy may be from its reference before the first step, in nats a supervised token: they
 # are the same weights, computed in batches of other shapes.
 STEP0_TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2}
-
 
 # A margin up to this, in nats, is rounding: before the first step chosen does not lead anywhere.
 ROUNDING = 1e-4
@@ -96,7 +94,7 @@ class Preference:
             return
         beta = self.config.beta
         limit = STEP0_TOLERANCE[self.config.precision] * max(e.supervised for e in self.examples)
-        if self.config.loss in ("ipo", "ipo_mean"):
+        if self.config.loss.startswith("ipo"):
             allowed = limit / beta + limit**2
         else:
             allowed = beta * limit / (1 - 2 * self.config.label_smoothing)
@@ -218,23 +216,15 @@ def _share(known: dict[str, list[float]], backend: Backend) -> dict[str, list[fl
     return box[0]
 
 
-def _origin(job: Job) -> Origin:
-    def texts() -> Iterator[str]:
-        for row in read_rows(job.input("data").path):
-            yield "".join(str(row.get(name, "")) for name in ("prompt", "chosen", "rejected"))
-
-    return locate(job.input("model"), job.scratch, texts)
-
-
 def train(job: Job) -> None:
     """Carry out a `dpo` job: a checkpoint `model` and `training.jsonl` in its artifact."""
-    carry_out(job, _origin(job), "runtime.training.dpo:learn")
+    carry_out(job, "runtime.training.dpo:learn")
 
 
 def make_reference(job: Job) -> None:
     """Carry out a `reference` job: `reference.jsonl` in its artifact, as a `dpo` job keeps it."""
     _as_training(job)
-    work_on(job, _origin(job), "runtime.training.dpo:refer")
+    work_on(job, "runtime.training.dpo:refer")
     shutil.copyfile(job.scratch / REFERENCE, job.out / REFERENCE)
     job.report(pairs=sum(1 for _ in read_rows(job.out / REFERENCE)) - 1)
 
@@ -264,7 +254,7 @@ def learn(job: Job, *, only_reference: bool = False) -> None:
             )
         return Preference(examples, reference_logps(job, examples, backend), job.config)
 
-    run = open_run(job, ("chosen", "rejected"), objective)
+    run = open_run(job, objective)
     if not only_reference:
         run.finish()
     end_run(run)

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from runtime.models import head_size
 from runtime.training.data import Example
 
 # Dense bf16 peaks in FLOP/s, as the makers state them.
@@ -51,8 +52,7 @@ def rates_of(lm: Any) -> Rates | None:
         if len(shape) == 2 and weight is not head and id(weight) not in tables:
             token += _cost(weight)
     config = lm.config
-    heads = config.num_attention_heads
-    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    width = config.num_attention_heads * head_size(config)
     return Rates(token, 0 if head is None else _cost(head), 12 * config.num_hidden_layers * width)
 
 
@@ -68,10 +68,10 @@ def work_of(examples: Iterable[Example]) -> Work:
     """What one pass over the examples must compute, under causal attention. A pair's prompt counts once."""
     tokens = supervised = seen = 0
     for example in examples:
+        tokens += example.computed
+        supervised += example.supervised
         for number, sequence in enumerate(example.sequences):
             length, known = len(sequence.ids) - 1, sequence.prompt if number else 0
-            tokens += length - known
-            supervised += sequence.supervised
             seen += (length * (length + 1) - known * (known + 1)) // 2
     return Work(tokens, supervised, seen)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from runtime.chat import Renderer
-from runtime.files import read_json
+from runtime.files import read_json, read_rows
 from runtime.job import Job, JobError
 from runtime.models import REOPEN_TOLERANCE, Origin, load_model, locate, longest, open_renderer, reopen
 from runtime.training import state
@@ -28,15 +28,13 @@ from runtime.training_config import TrainingConfig
 # ---------------------------------------------------------------- one rank
 
 
-def open_run(
-    job: Job, fields: Sequence[str], objective: Callable[[list[Example], Backend], Objective]
-) -> Run:
+def open_run(job: Job, objective: Callable[[list[Example], Backend], Objective]) -> Run:
     """Everything a rank needs: processes met, data tokenised, model loaded and wrapped."""
     config: TrainingConfig = job.config
     origin = locate(job.input("model"), job.scratch, _no_texts)
     renderer = open_renderer(origin, getattr(config, "chat", None))
     cut = Cut(Lengths(config.max_length, config.max_prompt_length, config.truncation))
-    examples = read_examples(job.input("data").path, renderer, fields, cut)
+    examples = read_examples(job.input("data").path, renderer, config.completions, cut)
     backend = open_backend(config)
     lm = load_model(origin.folder, torch.float32)
     require_room(lm.config, renderer, examples)
@@ -75,28 +73,34 @@ def require_room(config: Any, renderer: Renderer, examples: Sequence[Example]) -
 # ---------------------------------------------------------------- all ranks
 
 
-def carry_out(job: Job, origin: Origin, entry: str) -> None:
+def origin_of(job: Job) -> Origin:
+    """The model a training starts from; one that is made for the job learns its tokens from the data."""
+
+    def texts() -> Iterator[str]:
+        for row in read_rows(job.input("data").path):
+            yield "".join(str(row.get(name, "")) for name in ("prompt", *job.config.completions))
+
+    return locate(job.input("model"), job.scratch, texts)
+
+
+def carry_out(job: Job, entry: str) -> None:
     """Train, here or in ranks of their own, then re-check the checkpoint and put it into `job.out`.
 
     entry: `module:function`, one rank's work, called with the job.
     """
     _drop_earlier(job)
-    work_on(job, origin, entry)
+    work_on(job, entry)
     _deliver(job)
 
 
-def work_on(job: Job, origin: Origin, entry: str) -> None:
+def work_on(job: Job, entry: str) -> None:
     """Do one rank's work here, or start ranks for it; `entry` as in `carry_out`."""
-    _require_format(job, origin)
+    open_renderer(origin_of(job), getattr(job.config, "chat", None))  # fails before any process is started
     parallel = job.config.parallel
     if parallel.processes == 1 and parallel.deepspeed is None:
         find_entry(entry)(job)
     else:
         run_ranks(job, entry)
-
-
-def _require_format(job: Job, origin: Origin) -> None:
-    open_renderer(origin, getattr(job.config, "chat", None))  # fails before any process is started
 
 
 def find_entry(entry: str) -> Callable[[Job], None]:

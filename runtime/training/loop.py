@@ -21,9 +21,9 @@ from runtime.chat import Renderer
 from runtime.files import write_json
 from runtime.job import Job, JobError
 from runtime.models import save_model
-from runtime.training import state
+from runtime.training import data, state
 from runtime.training.batches import Batch
-from runtime.training.data import Example, bins, data_digest, order, split, steps_per_epoch
+from runtime.training.data import Example, data_digest, steps_per_epoch
 from runtime.training.flops import flops, mfu, rates_of, work_of
 from runtime.training.folders import whole_folder
 from runtime.training.lora import save_adapter
@@ -106,7 +106,7 @@ class Run:
     def finish(self) -> None:
         """Do all steps that are left."""
         digest = data_digest(self.objective.examples)
-        self.units = self._units()
+        self.units = data.units(self.objective.examples, self.config)
         self.position = state.restore(self.backend, self.scratch, digest)
         if self.backend.rank == 0:
             self.begun = state.first_position(self.job.out.parent, self.position)
@@ -147,34 +147,21 @@ class Run:
         ended = time.monotonic()
         return ended + RESUME_EVERY_S * max(1.0, (ended - started) / CHEAP_S)
 
-    def _units(self) -> list[list[int]]:
-        """What `batch_size` counts: single examples, or bins of them."""
-        examples = self.objective.examples
-        if self.config.packing is None:
-            return [[item] for item in range(len(examples))]
-        capacity = self.config.max_length * len(examples[0].sequences)
-        return bins([example.tokens for example in examples], capacity)
-
     @property
     def _per_epoch(self) -> int:
         return steps_per_epoch(len(self.units), self.config.batch_size)
 
     def _batch(self, epoch: int, number: int) -> list[int]:
         """Items of an optimizer batch: a pure function of (seed, epoch, number)."""
-        size = self.config.batch_size
         if number == 0 or getattr(self, "_epoch", None) != epoch:
-            self._epoch, self._order = epoch, order(self.config.seed, epoch, len(self.units))
-        return [
-            item for unit in self._order[number * size : (number + 1) * size] for item in self.units[unit]
-        ]
+            self._epoch, self._order = epoch, data.order(self.config.seed, epoch, len(self.units))
+        return data.batch(self.units, self._order, number, self.config.batch_size)
 
     def _parts(self, batch: Sequence[int]) -> Iterator[Part]:
         """This rank's micro-batches. An empty one is computed, at no weight: others wait for it."""
         weights = self.objective.weights(batch)
-        lengths = [self.objective.examples[item].tokens for item in batch]
-        config = self.config
-        limits = (config.micro_batch, config.micro_tokens)
-        parts = split(batch, lengths, self.backend.world, *limits, padded=config.padding)
+        padded = self.config.padding
+        parts = data.parts(batch, self.objective.examples, self.config, self.backend.world, padded=padded)
         for items in parts[self.backend.rank]:
             part = (
                 self.objective.part(items, weights)

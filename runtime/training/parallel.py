@@ -19,15 +19,9 @@ from runtime.training_config import TrainingConfig
 STATE = "state.pt"  # the resume state of every backend but DeepSpeed's
 
 
-def zero_stage(config: TrainingConfig) -> int:
-    """DeepSpeed's ZeRO stage; 0 without DeepSpeed."""
-    name = config.parallel.deepspeed
-    return int(name.removeprefix("zero")) if name else 0
-
-
 def launch_shape(config: TrainingConfig) -> dict[str, Any]:
     """What a resume state depends on: only DeepSpeed's; all others read the same one, on any number."""
-    stage = zero_stage(config)
+    stage = config.parallel.zero_stage
     return {"zero": stage, "processes": config.parallel.processes if stage else None}
 
 
@@ -146,7 +140,8 @@ def open_backend(config: TrainingConfig) -> Backend:
     from runtime.training.plain import Plain
     from runtime.training.zero import Zero, zero_plugin
 
-    stage, planned, cuda = zero_stage(config), config.parallel.processes, torch.cuda.is_available()
+    parallel, cuda = config.parallel, torch.cuda.is_available()
+    stage, planned = parallel.zero_stage, parallel.processes
     handlers: list[Any] = []
     if stage and not cuda:
         handlers.append(InitProcessGroupKwargs(backend="gloo"))  # else every rank believes it is alone

@@ -7,29 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.chat import Renderer
-from runtime.files import read_rows
 from runtime.job import Job, JobError
-from runtime.models import Origin, locate, open_renderer
-from runtime.training.data import (
-    Counts,
-    Cut,
-    Example,
-    Lengths,
-    Tokens,
-    bins,
-    order,
-    read_examples,
-    split,
-    steps_per_epoch,
-)
-from runtime.training_config import TrainingConfig
-
-# Kind -> the completions of a row.
-FIELDS = {"sft": ("completion",), "dpo": ("chosen", "rejected")}
+from runtime.models import Origin, head_size, open_renderer
+from runtime.training import data
+from runtime.training.data import Counts, Cut, Example, Lengths, Tokens, read_examples
+from runtime.training_config import LOGITS_BYTES, TrainingConfig
 
 WARN_SHARE = 0.05  # rows dropped, or without their EOS
 BARS = 10  # of a histogram, at most
-LOGITS_BYTES = 256 * 1024**2  # as in runtime/training/scoring.py, which loads torch
 
 
 # ---------------------------------------------------------------- what is found
@@ -171,14 +156,11 @@ def look(job: Job, samples: int = 3) -> Report:
 
     Raises JobError where the data or the model cannot be read.
     """
+    from runtime.training.launch import origin_of
+
     config: TrainingConfig = job.config
-    fields, path = FIELDS[job.kind.name], job.input("data").path
-
-    def texts() -> Iterator[str]:
-        for row in read_rows(path):
-            yield "".join(str(row.get(name, "")) for name in ("prompt", *fields))
-
-    origin = locate(job.input("model"), job.scratch, texts)
+    fields, path = config.completions, job.input("data").path
+    origin = origin_of(job)
     renderer = open_renderer(origin, getattr(config, "chat", None))
     watch = Watch(Lengths(config.max_length, config.max_prompt_length, config.truncation))
     refused: list[str] = []
@@ -295,24 +277,20 @@ def _ranked(ranked: Sequence[int], share: float) -> int:
 
 def batches(examples: Sequence[Example], config: TrainingConfig) -> Batches:
     """The first epoch as `runtime.training.loop` cuts it, by lengths alone."""
-    units = [[item] for item in range(len(examples))]
-    if config.packing is not None:
-        capacity = config.max_length * len(examples[0].sequences)
-        units = bins([example.tokens for example in examples], capacity)
-    ordered, size = order(config.seed, 0, len(units)), config.batch_size
+    units, size = data.units(examples, config), config.batch_size
+    ordered, steps = data.order(config.seed, 0, len(units)), data.steps_per_epoch(len(units), size)
     computed = real = flat = 0
     largest = (0, 0)
-    for first in range(0, len(units), size):
-        batch = [item for unit in ordered[first : first + size] for item in units[unit]]
+    for number in range(steps):
+        batch = data.batch(units, ordered, number, size)
         for part in _parts(examples, batch, config, padded=True):
             computed += padded_tokens(part)
             real += sum(len(s.ids) - 1 for example in part for s in example.sequences)
         for part in _parts(examples, batch, config, padded=config.padding):
             supervised = sum(example.supervised for example in part)
-            tokens = padded_tokens(part) if config.padding else flat_tokens(part)
+            tokens = padded_tokens(part) if config.padding else sum(e.computed for e in part)
             largest = max(largest[0], tokens), max(largest[1], supervised)
-        flat += sum(flat_tokens([examples[item]]) for item in batch)
-    steps = steps_per_epoch(len(units), size)
+        flat += sum(examples[item].computed for item in batch)
     return Batches(
         steps,
         steps * config.epochs,
@@ -327,9 +305,8 @@ def _parts(
     examples: Sequence[Example], batch: Sequence[int], config: TrainingConfig, *, padded: bool
 ) -> Iterator[list[Example]]:
     """The micro-batches of all processes, those without a share left out."""
-    lengths = [examples[item].tokens for item in batch]
-    limits = (config.micro_batch, config.micro_tokens)
-    for rank in split(batch, lengths, config.parallel.processes, *limits, padded=padded):
+    ranks = data.parts(batch, examples, config, config.parallel.processes, padded=padded)
+    for rank in ranks:
         yield from ([examples[item] for item in items] for items in rank if items)
 
 
@@ -337,15 +314,6 @@ def padded_tokens(part: Sequence[Example]) -> int:
     """Tokens of a micro-batch with filler: what `lay_out` makes of it where it pads."""
     lengths = [len(s.ids) - 1 for example in part for s in example.sequences]
     return len(lengths) * max(lengths)
-
-
-def flat_tokens(part: Sequence[Example]) -> int:
-    """Tokens of a micro-batch end to end, each common prompt once."""
-    return sum(
-        len(s.ids) - 1 - (s.prompt if number else 0)
-        for example in part
-        for number, s in enumerate(example.sequences)
-    )
 
 
 # ---------------------------------------------------------------- memory
@@ -359,8 +327,7 @@ def shape_of(model_config: Any) -> Shape:
     with torch.device("meta"):
         lm = AutoModelForCausalLM.from_config(model_config)
     told = model_config.get_text_config()
-    heads = told.num_attention_heads
-    each = getattr(told, "head_dim", None) or told.hidden_size // heads
+    heads, each = told.num_attention_heads, head_size(told)
     return Shape(
         sum(p.numel() for p in lm.parameters()),
         told.num_hidden_layers,
@@ -381,8 +348,7 @@ def memory(shape: Shape, config: TrainingConfig, found: Batches) -> Memory:
     gradients and moments, which are left out as small. What libraries keep in reserve is not in it.
     """
     number = shape.parameters
-    name, processes = config.parallel.deepspeed, config.parallel.processes
-    stage = int(name.removeprefix("zero")) if name else 0
+    stage, processes = config.parallel.zero_stage, config.parallel.processes
     half = config.precision == "bf16"
     width = 2 if half else 4
     moments = 8 if config.optimizer == "adamw" else 4

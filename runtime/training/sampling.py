@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from runtime.chat import Renderer
+from runtime.draws import uniforms
 from runtime.files import read_rows, sync, write_rows
 from runtime.job import Job, JobError
 from runtime.models import load_model, locate, longest, open_renderer, probe_logits
@@ -30,16 +29,6 @@ STRANGER = 0.5  # nats; rounding in bf16 moves log-probabilities by some hundred
 
 # A batch sheds its finished rows once they are this share of it: shedding copies the cache.
 _SHED = 0.25
-
-
-def uniforms(seed: int, name: str, count: int) -> NDArray[np.float64]:
-    """The random stream of one prompt: `count` numbers in [0, 1), a pure function of seed and id.
-
-    Philox's raw words are part of numpy's stability promise; its drawing methods are not.
-    """
-    key = int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest(), "big")
-    words = np.random.Philox(key=key).random_raw(count)
-    return np.asarray((words >> np.uint64(11)) * 2.0**-53, np.float64)
 
 
 def choose(logits: Tensor, uniform: Tensor, temperature: float, top_p: float) -> Tensor:
@@ -209,7 +198,7 @@ def open_engine(job: Job, folder: Path, renderer: Renderer) -> Engine:
         from runtime.sampling.vllm import VllmEngine
 
         return VllmEngine(job.config, folder, renderer, job.scratch)
-    model = load_model(folder, weight_type()).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    model = open_model(folder)
     if job.config.engine == "continuous":
         from runtime.sampling.continuous import ContinuousEngine
 
@@ -217,8 +206,10 @@ def open_engine(job: Job, folder: Path, renderer: Renderer) -> Engine:
     return OwnEngine(Generator(model, renderer, job.config))
 
 
-def weight_type() -> torch.dtype:
-    return torch.bfloat16 if torch.cuda.is_available() else torch.float32
+def open_model(folder: Path) -> Any:
+    """A model to draw from: in bf16 on the GPU, in fp32 where there is none."""
+    cuda = torch.cuda.is_available()
+    return load_model(folder, torch.bfloat16 if cuda else torch.float32).eval().to("cuda" if cuda else "cpu")
 
 
 def _require_room(folder: Path, prompts: Sequence[Prompt], config: Sampling) -> None:
@@ -316,7 +307,7 @@ def fidelity(
     told = [(p, done[p.id]["drawn"]) for p in prompts if "drawn" in done[p.id]]
     if not told:
         return None
-    model = load_model(folder, weight_type()).eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    model = open_model(folder)
     off: list[float] = []
     for prompt, (ids, logprobs) in told:
         logits = probe_logits(model, [*prompt.ids, *ids])[len(prompt.ids) - 1 : -1]

@@ -11,9 +11,7 @@ from torch.nn.functional import cross_entropy, linear
 from runtime.models import probe_logits
 from runtime.training.attention import NAME, take_over
 from runtime.training.batches import Layout
-
-# Logits are kept for the way back where they take no more than this; else they are computed twice.
-LOGITS_BYTES = 256 * 1024**2
+from runtime.training_config import LOGITS_BYTES
 
 
 class _Chunked(torch.autograd.Function):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from runtime.files import read_rows
 from runtime.job import Job
-from runtime.models import locate
 from runtime.training.batches import lay_out
 from runtime.training.data import Example
 from runtime.training.launch import carry_out, end_run, open_run
@@ -48,18 +46,12 @@ class Imitation:
 
 def train(job: Job) -> None:
     """Carry out an `sft` job: a checkpoint `model` and `training.jsonl` in its artifact."""
-
-    def texts() -> Iterator[str]:
-        for row in read_rows(job.input("data").path):
-            yield f"{row.get('prompt', '')}{row.get('completion', '')}"
-
-    origin = locate(job.input("model"), job.scratch, texts)
-    carry_out(job, origin, "runtime.training.sft:learn")
+    carry_out(job, "runtime.training.sft:learn")
 
 
 def learn(job: Job) -> None:
     """One rank's work."""
     config = job.config
-    run = open_run(job, ("completion",), lambda rows, _: Imitation(rows, config.reduction, config.padding))
+    run = open_run(job, lambda rows, _: Imitation(rows, config.reduction, config.padding))
     run.finish()
     end_run(run)
