@@ -38,7 +38,9 @@ class Published(Frozen):
         description="our column -> {CSV column: value} that choose its rows"
     )
     value: str = Field("win_rate", description="CSV column of the number")
-    standard_error: str = Field("standard_error", description="CSV column of its standard error")
+    standard_error: str | None = Field(
+        "standard_error", description="CSV column of its standard error; null: there is none"
+    )
 
 
 class TableSpec(Frozen):

@@ -289,7 +289,7 @@ class _Resolver:
         asked = {
             wanted.row,
             wanted.value,
-            wanted.standard_error,
+            *filter(None, [wanted.standard_error]),
             *(k for m in wanted.columns.values() for k in m),
         }
         missing = sorted(asked - set(lines[0] if lines else ()))
@@ -322,7 +322,7 @@ def _look_up(
     match = wanted.columns[column]
     for line in lines:
         if line[wanted.row] == row and all(line[k] == v for k, v in match.items()) and line[wanted.value]:
-            error = line[wanted.standard_error]
+            error = line[wanted.standard_error] if wanted.standard_error else ""
             return PublishedValue(
                 row, column, float(line[wanted.value]), float(error) if error else None, wanted.file
             )

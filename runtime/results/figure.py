@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -83,13 +83,18 @@ def _panel(table: Table, metric: Metric) -> Panel:
 
 def draw(table: Table, format: Format = "svg") -> bytes:
     """The figure as a file of this format. Raises ImportError where matplotlib is absent."""
+    return saved(lambda: _figure(table), format)
+
+
+def saved(make: Callable[[], Figure], format: Format) -> bytes:
+    """What is made in our style, as a file of this format."""
     import matplotlib
 
     # Not pyplot, which would ask for a display and keep every figure in memory.
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
-        figure = _figure(table)
+        figure = make()
         out = io.BytesIO()
         figure.savefig(out, format=format, metadata=METADATA[format], dpi=200, transparent=format == "svg")
     return out.getvalue()

@@ -77,4 +77,7 @@ def metric_of(field: str) -> Metric:
     if known:
         return known
     title = field.replace("_", " ")
-    return Metric(field, title, "%", 1) if field.endswith("win_rate") else Metric(field, title)
+    if field.endswith("win_rate"):
+        return Metric(field, title, "%", 1)
+    whole = field.endswith(("_mode", "_argmin", "_argmax"))  # which of several, not how much
+    return Metric(field, title, decimals=0 if whole else 2)

@@ -236,6 +236,10 @@ def _card(anchor: str, row: str, column: Column, cell: Cell, table: Table, jobs:
     )
 
 
+def _data_uri(svg: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(for_dark_pages(svg)).decode()
+
+
 def _section(index: int, table: Table, jobs: Mapping[str, Job], figure: bytes | None) -> Section:
     anchor = f"t{index}"
     shown = grid(table)
@@ -251,7 +255,7 @@ def _section(index: int, table: Table, jobs: Mapping[str, Job], figure: bytes | 
         rows.append(tuple(fields))
     uri = ""
     if figure is not None:
-        uri = "data:image/svg+xml;base64," + base64.b64encode(for_dark_pages(figure)).decode()
+        uri = _data_uri(figure)
     return Section(
         table, anchor, shown.header, tuple(rows), tuple(cards), tuple(notes(table)), _told(table), uri
     )
@@ -344,11 +348,15 @@ def page(
     description: Description,
     tables: Sequence[Table],
     jobs: Mapping[str, Job],
-    figures: Mapping[str, bytes],
+    figures: Sequence[bytes | None],
+    told: Mapping[str, bytes],
 ) -> str:
-    """The page, in as much detail as its size allows. `figures` are SVG files by table."""
+    """The page, in as much detail as its size allows.
+
+    figures: SVG files of the tables, None where one has none; told: those that jobs told, by job.
+    """
     for limits in DETAIL:
-        text = _fill(store, description, tables, jobs, figures, limits)
+        text = _fill(store, description, tables, jobs, figures, told, limits)
         if len(text.encode()) <= MAX_BYTES:
             break
     return text
@@ -359,11 +367,16 @@ def _fill(
     description: Description,
     tables: Sequence[Table],
     jobs: Mapping[str, Job],
-    figures: Mapping[str, bytes],
+    figures: Sequence[bytes | None],
+    told: Mapping[str, bytes],
     limits: Limits,
 ) -> str:
-    drawn = figures if limits.figures else {}
-    sections = [_section(i, table, jobs, drawn.get(table.name)) for i, table in enumerate(tables, 1)]
+    if not limits.figures:
+        figures, told = [None] * len(tables), {}
+    sections = [
+        _section(i, table, jobs, figure)
+        for i, (table, figure) in enumerate(zip(tables, figures, strict=True), 1)
+    ]
     shown_jobs = _listed(jobs, sections, limits.jobs)
     curves: list[Chart] = charts(store, jobs.values(), limits.curves) if limits.curves else []
     texts: list[Sample] = samples(store, jobs, tables, limits.samples) if limits.samples else []
@@ -376,6 +389,7 @@ def _fill(
         sections=sections,
         charts=curves,
         chart_size=(WIDTH, HEIGHT),
+        drawings={id_: _data_uri(drawn) for id_, drawn in told.items()},
         samples=texts,
         speeds=_speeds(shown_jobs),
         stages=stage_lines(jobs.values()),

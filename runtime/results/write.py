@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,9 @@ from runtime.results.description import Description
 from runtime.results.documents import csv_text, latex, markdown
 from runtime.results.figure import Format, draw
 from runtime.results.jobs import Job
+from runtime.results.lines import draw_lines, drawings
 from runtime.results.load import described, survey_of, tables_of
 from runtime.results.report import page
-from runtime.results.table import Table
 from runtime.store import Store
 
 FIGURES: tuple[Format, ...] = ("png", "svg", "pdf")
@@ -29,11 +31,11 @@ class Written(list[Path]):
         self.messages = tuple(messages)
 
 
-def _names(tables: Iterable[Table]) -> list[str]:
-    """A file name for each table: safe in every file system, and no two alike."""
+def _names(told: Iterable[str]) -> list[str]:
+    """A file name for each table or figure: safe in every file system, and no two alike."""
     names: list[str] = []
-    for table in tables:
-        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", table.name).strip("-.") or "table"
+    for name in told:
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "table"
         taken = {name.lower() for name in names} | {Path(REPORT).stem}
         tries = (plain if n == 1 else f"{plain}-{n}" for n in range(1, len(names) + 3))
         names.append(next(name for name in tries if name.lower() not in taken))
@@ -47,19 +49,17 @@ def _write(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
-def _figures(tables: Iterable[Table]) -> tuple[dict[tuple[str, Format], bytes], list[str]]:
-    """Figures by table and format, and a message where they cannot be drawn."""
-    drawn: dict[tuple[str, Format], bytes] = {}
-    for table in tables:
-        if not table.rows or not table.columns:
-            continue
-        try:
-            drawn |= {(table.name, format): draw(table, format) for format in FIGURES}
-        except ImportError as error:
-            return {}, [
-                f"No figures were drawn: {error.name or error} is absent (pip install 'alignc[results]')."
-            ]
-    return drawn, []
+Draw = Callable[[Format], bytes]
+
+
+def _figures(drawing: Mapping[str, Draw]) -> tuple[dict[tuple[str, Format], bytes], list[str]]:
+    """Figures by name and format, and a message where they cannot be drawn."""
+    try:
+        return {(name, format): draw(format) for name, draw in drawing.items() for format in FIGURES}, []
+    except ImportError as error:
+        return {}, [
+            f"No figures were drawn: {error.name or error} is absent (pip install 'alignc[results]')."
+        ]
 
 
 def _unplaced(description: Description) -> Iterator[str]:
@@ -90,15 +90,27 @@ def write_results(store: Store, description: Mapping[str, Any], out: Path) -> Wr
     checked = described(store, description)
     jobs = survey_of(store, checked)
     tables = tables_of(store, checked, jobs)
-    figures, messages = _figures(tables)
+    stages = list(drawings(store, jobs.values()))
+    names = _names([*(table.name for table in tables), *(job.stage for job, _ in stages)])
+    drawing: dict[str, Draw] = {
+        name: partial(draw, table)
+        for name, table in zip(names, tables, strict=False)
+        if table.rows and table.columns
+    }
+    drawing |= {
+        name: partial(draw_lines, told) for name, (_, told) in zip(names[len(tables) :], stages, strict=True)
+    }
+    figures, messages = _figures(drawing)
     files: dict[str, bytes] = {}
-    for name, table in zip(_names(tables), tables, strict=True):
-        files[f"{name}.md"] = markdown(table).encode()
-        files[f"{name}.csv"] = csv_text(table).encode()
-        files[f"{name}.tex"] = latex(table).encode()
-        files |= {f"{name}.{f}": figures[table.name, f] for f in FIGURES if (table.name, f) in figures}
-    inline = {name: drawn for (name, format), drawn in figures.items() if format == "svg"}
-    files[REPORT] = page(store, checked, tables, jobs, inline).encode()
+    for name, table in zip_longest(names, tables):
+        if table is not None:
+            files[f"{name}.md"] = markdown(table).encode()
+            files[f"{name}.csv"] = csv_text(table).encode()
+            files[f"{name}.tex"] = latex(table).encode()
+        files |= {f"{name}.{f}": figures[name, f] for f in FIGURES if (name, f) in figures}
+    inline = [figures.get((name, "svg")) for name in names]
+    told = {job.id: drawn for (job, _), drawn in zip(stages, inline[len(tables) :], strict=True) if drawn}
+    files[REPORT] = page(store, checked, tables, jobs, inline[: len(tables)], told).encode()
     out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         _write(out / name, content)

@@ -317,6 +317,7 @@ class _Grammar:
             "sft": {**train, "data": "ask", "chat": r.choice(["plain", "chatml"]), **seed},
             "dpo": {**train, "data": "label", **seed},
             "reference": {"model": model, "data": "label"},
+            "bandit": {"exact": r.choice([True, False]), "beta": r.choice([0.1, 1, 0])},
             "sample": {"model": model, "prompts": prompts, "chat": r.choice([None, "plain", "chatml"])},
             "label": {"critic": r.choice(["weak", "gpt"]), "a": "ask", "b": r.choice(["draw", "ask"])},
             "evaluate": {"model": "tune" if name == "score" else model, "prompts": prompts},

@@ -38,6 +38,7 @@ stages:
   tuned: {kind: dpo, model: run, data: labels, reference: known, epochs: 1, learning_rate: 1e-6, loss: ipo}
   exam: {kind: evaluate, model: tuned, prompts: prompts.validation}
   best: {kind: select, from: run, by: exam.accuracy, mode: min, ties: last}
+  toy: {kind: bandit, exact: true}
 """
 )
 TEXTS = {"study": STUDY, "light": LIGHT, "tiny": TINY, "rest": REST}
