@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from compiler.errors import Diagnostic, SpecError
+from compiler.frontend.claims import Claim, resolve_claims
 from compiler.frontend.expand import expand
 from compiler.frontend.link import link
 from compiler.frontend.lint import lint
@@ -29,12 +30,13 @@ PACKAGE = "package:"
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A compiled spec: nodes with keys, tables, and where it all was written."""
+    """A compiled spec: nodes with keys, tables, claims, and where it all was written."""
 
     spec: Spec
     graph: Graph
     identities: tuple[Identity, ...]
     tables: tuple[Table, ...]
+    claims: tuple[Claim, ...]
     texts: Mapping[str, str]
     warnings: tuple[Diagnostic, ...] = ()
 
@@ -182,10 +184,12 @@ def compile_spec(
         graph, identities = chain(graph, identify(graph, contents, templates.digest, chosen))
     tables, more = resolve_tables(spec, graph, whole=whole)
     problems += more
+    claims, more = resolve_claims(spec, tables, whole=not _errors(problems))
+    problems += more
     if _errors(problems):
         raise SpecError(problems, source.texts)
     problems += lint(spec, graph, tables)
-    return Program(spec, graph, identities, tables, source.texts, tuple(problems))
+    return Program(spec, graph, identities, tables, claims, source.texts, tuple(problems))
 
 
 def _errors(problems: Sequence[Diagnostic]) -> bool:

@@ -36,6 +36,7 @@ class World:
     experiment: str = "study"
     nodes: list[dict[str, Any]] = field(default_factory=list)
     tables: list[dict[str, Any]] = field(default_factory=list)
+    claims: list[dict[str, Any]] = field(default_factory=list)
 
     def node(self, id: str, kind: str, needs: Sequence[str] = (), line: int = 1, **axes: Any) -> str:
         stage = id.partition("[")[0]
@@ -110,7 +111,7 @@ class World:
         """As it comes from JSON."""
         told = {
             "schema": "alignc.tables/1", "experiment": self.experiment, "spec": SPEC, "tables": self.tables,
-            "nodes": self.nodes,
+            "claims": self.claims, "nodes": self.nodes,
         }  # fmt: skip
         return json.loads(json.dumps(told))
 

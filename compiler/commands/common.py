@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from compiler.program import Program
     from compiler.site.profile import Profile
     from compiler.slurm.queue import Look
+    from runtime.results.everything import Results
     from runtime.slurm.submission import Made
     from runtime.store import Store
 
@@ -474,11 +475,12 @@ def with_prices(program: Program, profile: Profile) -> Program:
     return priced(program, read_tables(profile.prices))
 
 
-def print_tables(program: Program, store: Store) -> None:
+def print_tables(program: Program, store: Store) -> Results:
+    """Print tables and claims; returns what was found."""
     from compiler.output.describe import describe_tables
-    from runtime.results.load import load_tables
-    from runtime.results.text import render_text
+    from runtime.results.everything import load_results
 
-    for table in load_tables(store, describe_tables(program)):
-        click.echo(render_text(table))
-        click.echo()
+    found = load_results(store, describe_tables(program))
+    click.echo(found.text())
+    click.echo()
+    return found

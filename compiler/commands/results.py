@@ -43,8 +43,7 @@ def command(
     alignc results specs/quickstart.yaml --select table:main
     """
     from compiler.errors import UsageError
-    from compiler.output.describe import describe_tables
-    from runtime.results.write import write_results
+    from runtime.results.write import write_loaded
 
     go_to_login(spec, cluster, results=out or "")
     store = open_store(store_path)
@@ -54,9 +53,9 @@ def command(
     program = with_tables(program, select_nodes(program, store, selectors), tell=True)
     if not program.tables:
         raise UsageError("no table has all its nodes selected; `--select table:NAME` takes a whole table")
-    print_tables(program, store)
+    found = print_tables(program, store)
     folder = Path(out) if out else Path("results") / program.spec.experiment
-    written = write_results(store, describe_tables(program), folder)
+    written = write_loaded(store, found, folder)
     for path in written:
         click.echo(f"wrote {path}")
     for message in written.messages:

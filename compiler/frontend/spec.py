@@ -1,4 +1,4 @@
-"""Located tree -> typed spec: axes, declarations, stages as written, tables, cluster, budget."""
+"""Located tree -> typed spec: axes, declarations, stages as written, tables, claims, cluster, budget."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -26,6 +26,7 @@ DECLARED: dict[str, tuple[str, Any]] = {  # section -> (artifact type, model)
     "sources": ("Source", SourceDecl),
     "llms": ("LLM", LLM),
 }
+_M = TypeVar("_M", bound=Frozen)
 _NAME = re.compile(r"[A-Za-z_][\w-]*\Z")
 
 
@@ -58,6 +59,27 @@ class TableSpec(Frozen):
         default_factory=dict, description="paired differences: this column (or row) minus that one"
     )
     published: Published | None = Field(None, description="published numbers to print beside ours")
+
+
+class ClaimSpec(Frozen):
+    """A statement about a table that its numbers decide: holds, does not hold, or cannot tell."""
+
+    says: str = Field("", description="the claim in words")
+    table: str = Field(description="the table it speaks of")
+    better: str = Field(description="label of the column (where rows are stages: the row) said to be ahead")
+    than: str = Field(description="label of the other one")
+    margin: float = Field(
+        0.0,
+        description="in the score's unit: the claim allows `better` to be behind by less than this; below 0: "
+        "it asks for a lead of more",
+    )
+    where: list[str | int | float] = Field(
+        default_factory=list, description="rows (or columns) that it speaks of; none: all"
+    )
+    of: Literal["every", "some"] = Field("every", description="whether it must be so at every one of them")
+    level: float = Field(
+        0.95, gt=0, lt=1, description="each verdict is wrong with a probability of (1 - level) / 2 at most"
+    )
 
 
 class Budget(Frozen):
@@ -98,13 +120,25 @@ class Spec:
     declarations: Mapping[str, Declaration]
     stages: Mapping[str, Stage]
     tables: Mapping[str, tuple[TableSpec, Located]]
+    claims: Mapping[str, tuple[ClaimSpec, Located]]
     cluster: Located | None
     budget: Budget
     budget_at: Located
     tracking: Tracking
 
 
-TOP = ("experiment", "include", "axes", *DECLARED, "stages", "tables", "cluster", "budget", "tracking")
+TOP = (
+    "experiment",
+    "include",
+    "axes",
+    *DECLARED,
+    "stages",
+    "tables",
+    "claims",
+    "cluster",
+    "budget",
+    "tracking",
+)
 
 
 def read_spec(source: Source) -> tuple[Spec, list[Diagnostic]]:
@@ -149,7 +183,8 @@ def read_spec(source: Source) -> tuple[Spec, list[Diagnostic]]:
         axes=axes,
         declarations=declarations,
         stages=stages,
-        tables=_tables(section("tables"), problems),
+        tables=_entries(TableSpec, "table", section("tables"), problems),
+        claims=_entries(ClaimSpec, "claim", section("claims"), problems),
         cluster=cluster,
         budget=budget or Budget(gpu_hours=None, usd=None),
         budget_at=budget_at,
@@ -321,13 +356,14 @@ def _repeated(what: str, values: Iterable[tuple[Any, Span]]) -> list[Diagnostic]
     return problems
 
 
-def _tables(
-    entries: Mapping[str, Located], problems: list[Diagnostic]
-) -> dict[str, tuple[TableSpec, Located]]:
-    found: dict[str, tuple[TableSpec, Located]] = {}
+def _entries(
+    model: type[_M], what: str, entries: Mapping[str, Located], problems: list[Diagnostic]
+) -> dict[str, tuple[_M, Located]]:
+    """The entries of a section, checked, each with its place."""
+    found: dict[str, tuple[_M, Located]] = {}
     for name, body in entries.items():
-        table, wrong = validate(TableSpec, body, f"table `{name}`")
+        value, wrong = validate(model, body, f"{what} `{name}`")
         problems += wrong
-        if table is not None:
-            found[name] = (table, body)
+        if value is not None:
+            found[name] = (value, body)
     return found

@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from compiler.cost.prices import TokenPrice
 from compiler.errors import CODES
-from compiler.frontend.spec import Budget, TableSpec
+from compiler.frontend.spec import Budget, ClaimSpec, TableSpec
 from compiler.remote.login import Login
 from compiler.site.profile import Container, Mail, Partition, Profile, Rule, Webhook
 from runtime import declare
@@ -134,9 +134,22 @@ def _lines() -> Iterator[str]:
         yield ""
         for declared in models:
             yield from _model(declared)
-    yield "## tables, budget, tracking, cluster profiles"
+    yield "## tables, claims, budget, tracking, cluster profiles"
     yield ""
-    others = (TableSpec, Budget, Tracking, Wandb, Profile, Login, Partition, Rule, Container, Mail, Webhook)
+    others = (
+        TableSpec,
+        ClaimSpec,
+        Budget,
+        Tracking,
+        Wandb,
+        Profile,
+        Login,
+        Partition,
+        Rule,
+        Container,
+        Mail,
+        Webhook,
+    )
     for other in (*others, TokenPrice):
         yield from _model(other)
     yield "## Error codes"

@@ -19,7 +19,7 @@ from pydantic.json_schema import models_json_schema
 
 from compiler.frontend.presets import KEY as PRESET
 from compiler.frontend.presets import names_for
-from compiler.frontend.spec import DECLARED, Budget, TableSpec
+from compiler.frontend.spec import DECLARED, Budget, ClaimSpec, TableSpec
 from compiler.site.profile import Profile
 from runtime import templates
 from runtime.known import format_names
@@ -56,6 +56,7 @@ SECTIONS = {
     "llms": "teachers, critics and evaluators: what is asked over an API, in the job, or simulated",
     "stages": "what the study makes; a stage exists once for every point of the axes it mentions or inherits",
     "tables": "what the study prints",
+    "claims": "what the study says: statements about its tables that their numbers decide",
     "cluster": "the cluster profile that `submit` uses: a name in clusters/, or a file",
     "budget": "what a submission may cost",
     "tracking": "programs that shall show trainings as they run",
@@ -69,7 +70,9 @@ def spec_schema(kinds: Iterable[StageKind]) -> Schema:
     sections: dict[str, Schema] = {"stages": stages}
     needs = {"stages": _needs("kind", {kind.name: list(_kind_needs(kind)) for kind in kinds})}
     members = {section: _members(type_) for section, (_, type_) in DECLARED.items()}
-    named, more = _definitions([*(m for _, ms in members.values() for m in ms), TableSpec, Budget, Tracking])
+    plain: dict[str, type[BaseModel]] = {"tables": TableSpec, "claims": ClaimSpec}
+    declared = [m for _, models in members.values() for m in models]
+    named, more = _definitions([*declared, *plain.values(), Budget, Tracking])
     definitions |= more
     for section, (tag, models) in members.items():
         if tag:
@@ -78,8 +81,9 @@ def spec_schema(kinds: Iterable[StageKind]) -> Schema:
             needs[section] = _needs(tag, {t: [_one(f) for f in _required(m)] for t, m in tagged.items()})
         else:
             sections[section] = {"$ref": named[models[0]]}
-    sections["tables"] = {"$ref": named[TableSpec]}
-    needs["tables"] = {"required": _required(TableSpec)}
+    for section, model in plain.items():
+        sections[section] = {"$ref": named[model]}
+        needs[section] = {"required": _required(model)}
     properties: dict[str, Schema] = {
         "experiment": {"type": "string", "pattern": NAME},
         "include": {"type": ["array", "string"], "minItems": 1, "items": {"type": "string"}},

@@ -1,11 +1,13 @@
-"""Program -> what the runtime reads: a description of each job, and of the tables."""
+"""Program -> what the runtime reads: a description of each job, and of the tables and claims."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from compiler.frontend.claims import Claim
 from compiler.frontend.tables import Cell, Table
 from compiler.graph import Binding, Node, axis_name
 from compiler.program import Program
@@ -129,13 +131,20 @@ def _table(program: Program, table: Table) -> dict[str, Any]:
     }
 
 
+def _claim(claim: Claim) -> dict[str, Any]:
+    told = claim.told.model_dump(exclude={"where"})
+    return {"name": claim.name, **told, "pairs": [asdict(pair) for pair in claim.pairs]}
+
+
 def describe_tables(program: Program) -> dict[str, Any]:
-    """The tables of a spec, with the node behind every number."""
+    """The tables and claims of a spec, with the node behind every number."""
+    shown = {table.name for table in program.tables}
     return {
         "schema": TABLES_SCHEMA,
         "experiment": program.spec.experiment,
         "spec": _spec(program),
         "tables": [_table(program, table) for table in program.tables],
+        "claims": [_claim(claim) for claim in program.claims if claim.told.table in shown],
         "nodes": [
             {
                 "id": node.id,

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from runtime.files import read_json
-from runtime.results import load_tables, render_text, write_results
+from runtime.results import load_results
+from runtime.results.write import write_loaded
 from runtime.store import Store
 
 
@@ -18,9 +19,9 @@ def main() -> None:
         sys.exit((__doc__ or "").strip())
     root, tables, out = map(Path, sys.argv[1:])
     store, description = Store(root), read_json(tables)
-    for table in load_tables(store, description):
-        print(f"{render_text(table)}\n")
-    written = write_results(store, description, out)
+    found = load_results(store, description)
+    print(f"{found.text()}\n")
+    written = write_loaded(store, found, out)
     for path in written:
         print(f"wrote {path}")
     for message in written.messages:

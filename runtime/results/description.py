@@ -84,6 +84,34 @@ class TableSpec(_Part):
                 )
         return self
 
+    def members(self, row: str, column: str) -> tuple[MemberSpec, ...]:
+        """Those of one cell, by its labels."""
+        at = [c.label for c in self.columns].index(column)
+        cell = next(r for r in self.rows if r.label == row).cells[at]
+        return cell.members if cell else ()
+
+
+class PairSpec(_Part):
+    """What a claim compares at one place: cells as (row, column), by label."""
+
+    label: str
+    a: tuple[str, str]
+    b: tuple[str, str]
+
+
+class ClaimSpec(_Part):
+    """A statement about a table that its numbers decide."""
+
+    name: str
+    says: str = ""
+    table: str
+    better: str
+    than: str
+    margin: float = 0.0
+    of: Literal["every", "some"] = "every"
+    level: float = 0.95
+    pairs: tuple[PairSpec, ...]
+
 
 class NodeSpec(_Part):
     """One job of the experiment."""
@@ -109,6 +137,7 @@ class Description(_Part):
     experiment: str
     spec: SpecSource = SpecSource()
     tables: tuple[TableSpec, ...] = ()
+    claims: tuple[ClaimSpec, ...] = ()
     nodes: tuple[NodeSpec, ...] = ()
 
 

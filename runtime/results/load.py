@@ -193,9 +193,8 @@ def _which(labels: Sequence[str], members: Sequence[Member]) -> str:
     return f" (all {len(members)})" if len(labels) == len(members) else f" ({', '.join(labels)})"
 
 
-def _comparison(
-    spec: ComparisonSpec, over: Sequence[str], jobs: Mapping[str, Job], shelf: Shelf
-) -> Comparison:
+def compared(spec: ComparisonSpec, over: Sequence[str], jobs: Mapping[str, Job], shelf: Shelf) -> Comparison:
+    """A comparison with its numbers, or with the reason why there are none."""
     a, b = (tuple(_member(member, over, jobs, shelf) for member in side) for side in (spec.a, spec.b))
     a_label, b_label = (_clean(label) for label in _labels(spec))
     told: dict[str, Any] = {
@@ -250,7 +249,7 @@ def _table(spec: TableSpec, jobs: Mapping[str, Job], shelf: Shelf) -> Table:
         Column(_clean(column.label), metric_of(column.metric), any(row.cells[i].published for row in rows))
         for i, column in enumerate(spec.columns)
     )
-    comparisons = tuple(_comparison(c, spec.over, jobs, shelf) for c in spec.comparisons)
+    comparisons = tuple(compared(c, spec.over, jobs, shelf) for c in spec.comparisons)
     return Table(
         spec.name, _clean(spec.caption), _clean(spec.row_header), columns, rows, spec.over, comparisons
     )
@@ -291,13 +290,12 @@ def survey_of(store: Store, description: Description) -> dict[str, Job]:
     return survey(store, description.nodes, members_of(description))
 
 
-def tables_of(store: Store, description: Description, jobs: Mapping[str, Job]) -> list[Table]:
+def tables_of(description: Description, jobs: Mapping[str, Job], shelf: Shelf) -> list[Table]:
     """The tables, where the jobs have been looked at already."""
-    shelf = Shelf(store)
     return [_table(table, jobs, shelf) for table in description.tables]
 
 
 def load_tables(store: Store, description: Mapping[str, Any] | Description) -> list[Table]:
     """The tables of a description, from what the store holds now."""
     checked = described(store, description)
-    return tables_of(store, checked, survey_of(store, checked))
+    return tables_of(checked, survey_of(store, checked), Shelf(store))

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from runtime.results.claim_words import meaning, places, sentence, sides_of
+from runtime.results.claims import Decided
 from runtime.results.curves import HEIGHT, WIDTH, Chart, charts
 from runtime.results.description import Description
 from runtime.results.figure import for_dark_pages
@@ -236,6 +238,21 @@ def _card(anchor: str, row: str, column: Column, cell: Cell, table: Table, jobs:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ToldClaim:
+    """A claim on the page: its sentence, its mark, what is tested, and the places by whose numbers."""
+
+    text: str
+    style: str
+    tested: str
+    sides: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def _told_claim(one: Decided) -> ToldClaim:
+    sides = tuple((name, tuple(places(d, one.metric, one.claim.level))) for name, d in sides_of(one))
+    return ToldClaim(sentence(one), one.ours.verdict.replace(" ", "-"), meaning(one.claim), sides)
+
+
 def _data_uri(svg: bytes) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(for_dark_pages(svg)).decode()
 
@@ -347,6 +364,7 @@ def page(
     store: Store,
     description: Description,
     tables: Sequence[Table],
+    claims: Sequence[Decided],
     jobs: Mapping[str, Job],
     figures: Sequence[bytes | None],
     told: Mapping[str, bytes],
@@ -356,7 +374,7 @@ def page(
     figures: SVG files of the tables, None where one has none; told: those that jobs told, by job.
     """
     for limits in DETAIL:
-        text = _fill(store, description, tables, jobs, figures, told, limits)
+        text = _fill(store, description, tables, claims, jobs, figures, told, limits)
         if len(text.encode()) <= MAX_BYTES:
             break
     return text
@@ -366,6 +384,7 @@ def _fill(
     store: Store,
     description: Description,
     tables: Sequence[Table],
+    claims: Sequence[Decided],
     jobs: Mapping[str, Job],
     figures: Sequence[bytes | None],
     told: Mapping[str, bytes],
@@ -386,6 +405,7 @@ def _fill(
         experiment=description.experiment,
         spec=description.spec,
         headline=_headline(tables, jobs),
+        claims=[_told_claim(one) for one in claims],
         sections=sections,
         charts=curves,
         chart_size=(WIDTH, HEIGHT),

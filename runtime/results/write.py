@@ -10,12 +10,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from runtime.results.claim_words import claims_csv, claims_markdown
 from runtime.results.description import Description
 from runtime.results.documents import csv_text, latex, markdown
+from runtime.results.everything import Results, load_results
 from runtime.results.figure import Format, draw
 from runtime.results.jobs import Job
 from runtime.results.lines import draw_lines, drawings
-from runtime.results.load import described, survey_of, tables_of
 from runtime.results.report import page
 from runtime.store import Store
 
@@ -36,7 +37,7 @@ def _names(told: Iterable[str]) -> list[str]:
     names: list[str] = []
     for name in told:
         plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "table"
-        taken = {name.lower() for name in names} | {Path(REPORT).stem}
+        taken = {name.lower() for name in names} | {Path(REPORT).stem, "claims"}
         tries = (plain if n == 1 else f"{plain}-{n}" for n in range(1, len(names) + 3))
         names.append(next(name for name in tries if name.lower() not in taken))
     return names
@@ -82,14 +83,17 @@ def _adopted(jobs: Iterable[Job]) -> Iterator[str]:
 
 
 def write_results(store: Store, description: Mapping[str, Any], out: Path) -> Written:
+    """Load what a description names, and write it as `write_loaded` does."""
+    return write_loaded(store, load_results(store, description), out)
+
+
+def write_loaded(store: Store, found: Results, out: Path) -> Written:
     """Write every table as Markdown, CSV, LaTeX and figure, and the report, into the folder `out`.
 
     The tables and figures depend on the description and the scores alone; times and hosts are in
     the report only.
     """
-    checked = described(store, description)
-    jobs = survey_of(store, checked)
-    tables = tables_of(store, checked, jobs)
+    checked, jobs, tables, claims = found.description, found.jobs, found.tables, found.claims
     stages = list(drawings(store, jobs.values()))
     names = _names([*(table.name for table in tables), *(job.stage for job, _ in stages)])
     drawing: dict[str, Draw] = {
@@ -102,6 +106,8 @@ def write_results(store: Store, description: Mapping[str, Any], out: Path) -> Wr
     }
     figures, messages = _figures(drawing)
     files: dict[str, bytes] = {}
+    if claims:
+        files = {"claims.md": claims_markdown(claims).encode(), "claims.csv": claims_csv(claims).encode()}
     for name, table in zip_longest(names, tables):
         if table is not None:
             files[f"{name}.md"] = markdown(table).encode()
@@ -110,7 +116,7 @@ def write_results(store: Store, description: Mapping[str, Any], out: Path) -> Wr
         files |= {f"{name}.{f}": figures[name, f] for f in FIGURES if (name, f) in figures}
     inline = [figures.get((name, "svg")) for name in names]
     told = {job.id: drawn for (job, _), drawn in zip(stages, inline[len(tables) :], strict=True) if drawn}
-    files[REPORT] = page(store, checked, tables, jobs, inline[: len(tables)], told).encode()
+    files[REPORT] = page(store, checked, tables, claims, jobs, inline[: len(tables)], told).encode()
     out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         _write(out / name, content)
