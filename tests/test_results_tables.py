@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from pydantic import ValidationError
 
 from runtime.claims import try_claim
 from runtime.results import load_tables, render_text
+from runtime.results.documents import latex, markdown
 from runtime.results.metrics import metric_of
 from runtime.results.table import Cell, Comparison, Member, Published, Table
 from runtime.results.words import cell_text, findings, missing_notes, notes, number
@@ -361,3 +364,51 @@ def test_members_keep_the_way_back(world: World) -> None:
     (member,) = _one_cell(world, "a").members
     assert isinstance(member, Member)
     assert (member.node, member.key, member.place) == ("a", key_of("a"), "specs/study.yaml:1")
+
+
+# ---------------------------------------------------------------- bold
+
+
+@pytest.mark.parametrize(
+    ("wins", "best"),
+    [
+        # Shares of 100 prompts that each of three stages wins, and which is set in bold.
+        ((30, 50, 90), 2),
+        ((90, 50, 30), 0),
+        ((30, 87, 90), None),  # three prompts more: the interval reaches 0
+        ((30, 30, 30), None),
+        ((90, None, 30), None),  # the missing one might be ahead
+        ((90, 30), 0),
+        ((90,), None),
+    ],
+)
+def test_bold_is_what_its_interval_puts_ahead_of_all_others(
+    tmp_path: Path, wins: Sequence[int | None], best: int | None
+) -> None:
+    world = World(Store(tmp_path))
+    rows = {}
+    for index, won in enumerate(wins):
+        node = world.node(f"s{index}", "evaluate")
+        if won is not None:
+            world.seal_scores(node, [float(i < won) for i in range(100)])
+        rows[f"r{index}"] = [world.cell(node), world.cell(node, field="avg_length")]
+    world.tables.append(table("t", {"win": "win_rate", "length": "avg_length"}, rows))
+    (found,) = load_tables(world.store, world.description())
+    marked = [i for i, row in enumerate(found.rows) if row.cells[0].best]
+    assert marked == ([] if best is None else [best])
+    assert not any(row.cells[1].best for row in found.rows)  # longer is not better
+
+
+def test_where_rows_are_bases_the_best_of_each_row_is_bold(tmp_path: Path) -> None:
+    world = World(Store(tmp_path))
+    cells = []
+    for name, won in (("weak", 20), ("strong", 80)):
+        world.seal_scores(world.node(name, "evaluate"), [float(i < won) for i in range(100)])
+        cells.append(world.cell(name))
+    columns = {"Weak": "win_rate", "Strong": "win_rate"}
+    world.tables.append(table("t", columns, {"llama": cells}, row_header="base"))
+    (found,) = load_tables(world.store, world.description())
+    assert [cell.best for cell in found.rows[0].cells] == [False, True]
+    assert "**80.0" in markdown(found) and r"\textbf{80.0" in latex(found)
+    assert "80.0 ± 4.0*" in render_text(found, terminal=False)
+    assert "ahead of every other of its row" in markdown(found)

@@ -49,6 +49,8 @@ def markdown(table: Table) -> str:
 
 def _markdown_field(field: Shown) -> str:
     text = escape_markdown(field.text)
+    if field.best:
+        return f"**{text}**"
     return f"*{text}*" if field.kind in ("missing", "published") else text
 
 
@@ -68,6 +70,8 @@ def latex(table: Table) -> str:
 
 def _latex_field(field: Shown) -> str:
     text = escape_latex(field.text)
+    if field.best:
+        return rf"\textbf{{{text}}}"
     return rf"\textit{{{text}}}" if field.kind in ("missing", "published") else text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +233,44 @@ def _published(specs: Iterable[PublishedSpec]) -> dict[tuple[str, str], Publishe
     return {(s.row, s.column): Published(s.value, s.standard_error, _clean(s.source)) for s in specs}
 
 
+def _with_best(
+    rows: Sequence[Row], columns: Sequence[Column], shelf: Shelf, *, down: bool
+) -> tuple[Row, ...]:
+    """The rows, with the cells marked that are ahead of all others they are shown beside.
+
+    Shown beside each other are the cells of a column where rows are what is compared (`down`), else those of
+    a row with the same metric. One is ahead where its paired 95 % interval to each other one lies above 0.
+    """
+    groups: dict[tuple[int, str], list[tuple[int, int]]] = {}
+    for r in range(len(rows)):
+        for c, column in enumerate(columns):
+            if column.metric.is_percent and rows[r].cells[c].members:
+                groups.setdefault((c if down else r, column.metric.field), []).append((r, c))
+    best = {found for group in groups.values() if (found := _ahead(rows, group, shelf))}
+    return tuple(
+        Row(row.label, tuple(replace(cell, best=(r, c) in best) for c, cell in enumerate(row.cells)))
+        for r, row in enumerate(rows)
+    )
+
+
+def _ahead(rows: Sequence[Row], group: Sequence[tuple[int, int]], shelf: Shelf) -> tuple[int, int] | None:
+    """The place of the cell that is ahead of all others of a group; None where there is none."""
+    cells = {(r, c): rows[r].cells[c] for r, c in group}
+    if len(cells) < 2 or any(cell.value is None for cell in cells.values()):
+        return None
+    first = max(cells, key=lambda place: cells[place].value or 0.0)
+    scores = {place: _by_prompt(cell.members, shelf) for place, cell in cells.items()}
+    for place in cells:
+        if place == first:
+            continue
+        if len(scores[first].keys() & scores[place].keys()) < 2:
+            return None
+        low = paired_difference(scores[first], scores[place]).low
+        if low is None or low <= 0:
+            return None
+    return first
+
+
 def _table(spec: TableSpec, jobs: Mapping[str, Job], shelf: Shelf) -> Table:
     published = _published(spec.published)
     rows = tuple(
@@ -249,6 +287,7 @@ def _table(spec: TableSpec, jobs: Mapping[str, Job], shelf: Shelf) -> Table:
         Column(_clean(column.label), metric_of(column.metric), any(row.cells[i].published for row in rows))
         for i, column in enumerate(spec.columns)
     )
+    rows = _with_best(rows, columns, shelf, down=not spec.row_header)
     comparisons = tuple(compared(c, spec.over, jobs, shelf) for c in spec.comparisons)
     return Table(
         spec.name, _clean(spec.caption), _clean(spec.row_header), columns, rows, spec.over, comparisons

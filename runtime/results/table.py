@@ -80,6 +80,7 @@ class Cell:
     n_prompts: int | None = None
     interval: tuple[float, float] | None = None  # 95 %, over prompts
     published: Published | None = None
+    best: bool = False  # ahead of all others of its kind in the table, see `load`
 
     @property
     def n_expected(self) -> int:

@@ -36,7 +36,8 @@ def _plain(table: Table) -> str:
 
 
 def _columns(shown: Grid) -> list[str]:
-    rows = [shown.header, *(tuple(field.text for field in row) for row in shown.rows)]
+    marked = ((f"{field.text}*" if field.best else field.text for field in row) for row in shown.rows)
+    rows = [shown.header, *map(tuple, marked)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
     def line(row: tuple[str, ...]) -> str:
@@ -61,7 +62,9 @@ def _rich(table: Table, width: int) -> str:
     for index, label in enumerate(shown.header):
         drawn.add_column(Text(label), justify="left" if index == 0 else "right")
     for row in shown.rows:
-        drawn.add_row(*(Text(field.text, style=STYLES[field.kind]) for field in row))
+        drawn.add_row(
+            *(Text(field.text, style="bold" if field.best else STYLES[field.kind]) for field in row)
+        )
     colours = {"a": "green", "b": "magenta", "unclear": "yellow", "missing": "dim"}
     console = Console(width=width, force_terminal=True, highlight=False)
     with console.capture() as captured:

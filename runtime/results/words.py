@@ -24,6 +24,11 @@ class Shown:
     cell: Cell | None = None
     column: Column | None = None
 
+    @property
+    def best(self) -> bool:
+        """Whether it is set in bold."""
+        return self.kind == "number" and self.cell is not None and self.cell.best
+
 
 @dataclass(frozen=True, slots=True)
 class Grid:
@@ -169,6 +174,9 @@ def _places(places: Sequence[str]) -> str:
 def notes(table: Table) -> list[str]:
     """What stands under a table: how to read it, what is missing and why, where published values are from."""
     said = [_reading(table), *missing_notes(table)]
+    if any(cell.best for _, _, cell in _cells(table)):
+        beside = "row" if table.row_header else "column"
+        said.append(f"Bold (plain text: *): ahead of every other of its {beside} (paired 95% intervals).")
     sources = {
         cell.published.source for _, _, cell in _cells(table) if cell.published and cell.published.source
     }
