@@ -106,6 +106,15 @@ def _files(value: Any) -> list[Path | str]:
     return found
 
 
+def input_files(program: Program) -> list[Path]:
+    """Files and folders that the nodes of a spec read and that no package brings."""
+    inputs = (bindings for node in program.graph.nodes for bindings in node.inputs.values())
+    named = {b.declaration.name: b.declaration for bindings in inputs for b in bindings if b.declaration}
+    declared = (program.spec.declarations[name].value for name in named)
+    found = [file for value in declared for file in _files(value) if isinstance(file, Path)]
+    return [file for file in dict.fromkeys(found) if "site-packages" not in file.parts]
+
+
 def _package(name: str) -> Path | None:
     """The folder of an installed Python package."""
     try:

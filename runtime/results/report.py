@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from runtime.results.cards import Card, card_of
 from runtime.results.claim_words import meaning, places, sentence, sides_of
 from runtime.results.claims import Decided
 from runtime.results.curves import HEIGHT, WIDTH, Chart, charts
@@ -17,19 +18,15 @@ from runtime.results.figure import for_dark_pages
 from runtime.results.jobs import STATUSES, Job
 from runtime.results.metrics import Metric
 from runtime.results.samples import Sample, samples
-from runtime.results.table import Cell, Column, Table
+from runtime.results.table import Table
 from runtime.results.words import (
     Finding,
     Shown,
-    cell_text,
     count,
     findings,
     grid,
     notes,
-    noun_of,
     number,
-    published_text,
-    with_error,
 )
 from runtime.store import Store
 from runtime.templates import environment
@@ -71,29 +68,6 @@ class Plot:
 class ToldFinding:
     finding: Finding
     plot: Plot | None
-
-
-@dataclass(frozen=True, slots=True)
-class Upstream:
-    """Jobs of one stage that a number depends on."""
-
-    stage: str
-    jobs: tuple[Job, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """What opens behind a number."""
-
-    anchor: str
-    row: str
-    column: Column
-    cell: Cell
-    text: str
-    interval: str
-    basis: str
-    published: str
-    upstream: tuple[Upstream, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,57 +161,6 @@ def _told(table: Table) -> tuple[ToldFinding, ...]:
     return tuple(told for group in by_metric.values() for told in _plots(group))
 
 
-def _upstream(cell: Cell, jobs: Mapping[str, Job]) -> tuple[Upstream, ...]:
-    """All jobs behind a cell, those that made its inputs first, by stage."""
-    seen: dict[str, None] = {}
-
-    def visit(names: Iterable[str]) -> None:
-        for name in names:
-            if name in jobs and name not in seen:
-                visit(jobs[name].needs)
-                seen[name] = None
-
-    own = dict.fromkeys(member.node for member in cell.members)
-    visit(need for name in own for need in jobs[name].needs)
-    by_stage: dict[str, list[Job]] = {}
-    for name in seen:
-        by_stage.setdefault(jobs[name].stage, []).append(jobs[name])
-    return tuple(Upstream(stage, tuple(made)) for stage, made in by_stage.items())
-
-
-def _interval(cell: Cell, metric: Metric) -> str:
-    if cell.interval is None:
-        return ""
-    low, high = (number(end, metric.decimals) for end in cell.interval)
-    return f"95% interval {low} to {high}"
-
-
-def _card(anchor: str, row: str, column: Column, cell: Cell, table: Table, jobs: Mapping[str, Job]) -> Card:
-    metric = column.metric
-    said = [count(len(cell.members), noun_of(table.over))]
-    if cell.n_prompts:
-        said.append(count(cell.n_prompts, "prompt"))
-    if cell.spread is not None:
-        said.append(f"standard deviation over {noun_of(table.over)}s {number(cell.spread, metric.decimals)}")
-    if cell.value is None:
-        text = cell_text(cell, metric, table.over)
-    else:
-        text = with_error(cell.value, cell.standard_error, metric.decimals)
-    published = cell.published
-    printed = f"{published_text(published, metric)} ({published.source})" if published else ""
-    return Card(
-        anchor,
-        row,
-        column,
-        cell,
-        text,
-        _interval(cell, metric),
-        ", ".join(said),
-        printed,
-        _upstream(cell, jobs),
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class ToldClaim:
     """A claim on the page: its sentence, its mark, what is tested, and the places by whose numbers."""
@@ -267,7 +190,7 @@ def _section(index: int, table: Table, jobs: Mapping[str, Job], figure: bytes | 
         for c, item in enumerate(row):
             name = f"{anchor}-{r}-{c}" if item.cell and item.cell.members else ""
             if name and item.cell and item.column:
-                cards.append(_card(name, table.rows[r].label, item.column, item.cell, table, jobs))
+                cards.append(card_of(name, table.rows[r].label, item.column, item.cell, table, jobs))
             fields.append(Field(item, name))
         rows.append(tuple(fields))
     uri = ""
