@@ -164,10 +164,11 @@ def _words(program: Program, store: Store) -> Sequence[frozenset[str]]:
 def mended() -> Iterator[None]:
     """What a user's file lacks is told in words, also where the runtime's readers find it."""
     from runtime.job import JobError
+    from runtime.store import Damaged
 
     try:
         yield
-    except JobError as error:
+    except (JobError, Damaged) as error:
         raise UsageError(str(error)) from error
 
 
