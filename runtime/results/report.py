@@ -19,6 +19,7 @@ from runtime.results.jobs import STATUSES, Job
 from runtime.results.metrics import Metric
 from runtime.results.samples import Sample, samples
 from runtime.results.table import Table
+from runtime.results.timeline import timeline_of
 from runtime.results.words import (
     Finding,
     Shown,
@@ -43,14 +44,15 @@ class Limits:
     jobs: int = 600  # beside those that a number links to
     members: bool = True  # whether a number's card tells all about its members, or names them only
     figures: bool = True
+    bars: int = 1500  # of the timeline
 
 
 # Tried in turn until the page is small enough to be mailed and to open on a phone.
 DETAIL = (
     Limits(),
-    Limits(samples=3, curves=6, jobs=200),
-    Limits(samples=0, curves=0, jobs=0, members=False),
-    Limits(samples=0, curves=0, jobs=0, members=False, figures=False),
+    Limits(samples=3, curves=6, jobs=200, bars=500),
+    Limits(samples=0, curves=0, jobs=0, members=False, bars=0),
+    Limits(samples=0, curves=0, jobs=0, members=False, figures=False, bars=0),
 )
 
 
@@ -332,6 +334,7 @@ def _fill(
         sections=sections,
         charts=curves,
         chart_size=(WIDTH, HEIGHT),
+        timeline=timeline_of(jobs, limits.bars) if limits.bars else None,
         drawings={id_: _data_uri(drawn) for id_, drawn in told.items()},
         samples=texts,
         speeds=_speeds(shown_jobs),
