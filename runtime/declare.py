@@ -175,8 +175,10 @@ class Limits(Frozen):
     """How hard one may press a provider; never changes what it answers."""
 
     concurrency: int = speed(16, doc="requests in flight", ge=1)
-    requests_per_minute: int | None = speed(None, doc="cap on requests a minute", ge=1)
-    tokens_per_minute: int | None = speed(None, doc="cap on tokens a minute", ge=1)
+    requests_per_minute: int | None = speed(
+        None, doc="requests a minute; none: by the server's headers", ge=1
+    )
+    tokens_per_minute: int | None = speed(None, doc="tokens a minute; none: by the server's headers", ge=1)
     timeout_s: float = speed(120.0, doc="seconds before one attempt is given up", gt=0)
     attempts: int = speed(6, doc="tries before a request is recorded as failed", ge=1)
 

@@ -91,6 +91,7 @@ class JudgeServer:
         self.answer = answer
         self.latency = latency
         self.port = port
+        self.headers: dict[str, str] = {}  # of every proper answer
         self.seen: list[Seen] = []
         self.most_at_once = 0
         self._at_once = 0
@@ -161,7 +162,7 @@ class JudgeServer:
             _send(writer, fault.status, fault.headers, fault.body)
         else:
             make = anthropic_reply if seen.path.endswith("/messages") else openai_reply
-            _send(writer, 200, {}, make(seen, self.answer(seen)))
+            _send(writer, 200, self.headers, make(seen, self.answer(seen)))
         await writer.drain()
         return True
 

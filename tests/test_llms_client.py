@@ -201,6 +201,18 @@ def test_requests_a_minute_hold(server: JudgeServer, llm: Callable[..., LLM], tm
     assert time.monotonic() - started >= 0.99
 
 
+@pytest.mark.parametrize("stated", [None, 60_000])
+def test_requests_a_minute_are_learnt_from_headers_where_they_are_not_stated(
+    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path, stated: int | None
+) -> None:
+    declared = llm(limits={"concurrency": 1, "requests_per_minute": stated})
+    header = {"openai": "x-ratelimit-limit-requests", "anthropic": "anthropic-ratelimit-requests-limit"}
+    server.headers = {header[declared.provider]: "120"}
+    started = time.monotonic()
+    ask(declared, requests(3), tmp_path / "l")
+    assert stated or time.monotonic() - started >= 0.45
+
+
 def test_one_bad_request_is_left_out(server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path) -> None:
     def script(number: int, seen: Seen) -> Fault | None:
         return error(400, "too long", type="invalid_request_error") if seen.text == "question 3" else None

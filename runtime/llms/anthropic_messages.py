@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from anthropic import AnthropicError, APIConnectionError, APIStatusError, APITimeoutError, AsyncAnthropic
 
 from runtime.declare import AnthropicLLM
 from runtime.llms.base import Reply, Request, Retryable, Skipped, Usage
-from runtime.llms.http import api_key, refused, told
+from runtime.llms.http import allowed, api_key, refused, told
 
 FINISH = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length"}
 
@@ -28,7 +29,8 @@ class AnthropicMessages:
 
     async def ask(self, request: Request) -> Reply:
         try:
-            return _read(await self._client.messages.create(**self._arguments(request)))
+            answer = await self._client.messages.with_raw_response.create(**self._arguments(request))
+            return replace(_read(await answer.parse()), allowed=allowed(answer.headers))
         except APIStatusError as error:
             raise refused(error, self._declaration, self._key) from error
         except APITimeoutError as error:

@@ -17,9 +17,10 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-from runtime.declare import LLM, Limits
+from runtime.declare import LLM, AnthropicLLM, Limits, OpenAiLLM
 from runtime.job import JobError
 from runtime.llms.base import (
+    Allowed,
     Failure,
     Fatal,
     Message,
@@ -32,7 +33,7 @@ from runtime.llms.base import (
     Usage,
 )
 from runtime.llms.ledger import Ledger
-from runtime.llms.limiter import Limiter, Window, estimate_tokens
+from runtime.llms.limiter import Limiter, Reservation, Window, estimate_tokens, limiter_of
 from runtime.llms.registry import make_provider
 from runtime.signals import STOPS
 
@@ -83,6 +84,13 @@ def backoff_s(attempt: int, problem: Retryable) -> float:
     return asked + random.uniform(longest / 2, longest) if not asked else asked + random.uniform(0, 0.1)
 
 
+def _limiter(declaration: LLM, limits: Limits) -> Limiter:
+    rates = limits.requests_per_minute, limits.tokens_per_minute
+    if not isinstance(declaration, OpenAiLLM | AnthropicLLM):
+        return Limiter(*rates)
+    return limiter_of(declaration.provider, declaration.base_url, declaration.model, *rates)
+
+
 class _Stopped(Exception):
     """The run is ending, so nothing new is tried."""
 
@@ -105,7 +113,7 @@ class _Run:
         self.ledger = ledger
         self.tell = tell
         self.limits = limits_of(declaration)
-        self.limiter = Limiter(self.limits.requests_per_minute, self.limits.tokens_per_minute)
+        self.limiter = _limiter(declaration, self.limits)
         self.window = Window(self.limits.concurrency)
         self.left = asyncio.Condition()
         self.stop = asyncio.Event()
@@ -181,24 +189,42 @@ class _Run:
                 self.left.notify_all()
 
     async def _attempt(self, request: Request) -> Reply:
-        tokens = estimate_tokens(request)
-        started = time.monotonic()
-        while (start := self.limiter.reserve(started, tokens)) > started:
-            await self._rest(start - started)
-            started = time.monotonic()
-            if self.limiter.held_until <= started:  # else a 429 came meanwhile: wait for a new turn
-                break
+        reserved = await self._turn(request)
+        started, used = time.monotonic(), None
         try:
             with self._paid(request):
                 async with asyncio.timeout(self.limits.timeout_s):
                     reply = await self.provider.ask(request)
+            used = reply.usage
+            self.limiter.learn(reply.allowed or Allowed())
         except TimeoutError as error:
             raise Retryable("timeout", f"no reply within {self.limits.timeout_s:g} s") from error
-        self.limiter.correct(tokens, reply.usage)
+        except Retryable as error:
+            self.limiter.learn(error.allowed or Allowed())
+            raise
+        finally:
+            self.limiter.settle(reserved, used)
         # A reply with half a surrogate pair could not be written to any file.
         text = reply.text.encode("utf-8", "replace").decode()
-        latency = time.monotonic() - started
-        return replace(reply, text=text, latency_s=latency, cost_usd=cost_usd(self.declaration, reply.usage))
+        return replace(
+            reply,
+            text=text,
+            latency_s=time.monotonic() - started,
+            cost_usd=cost_usd(self.declaration, reply.usage),
+            allowed=None,
+        )
+
+    async def _turn(self, request: Request) -> Reservation:
+        """Wait until the rates and the server's pauses let a request start."""
+        tokens, now = estimate_tokens(request), time.monotonic()
+        while True:
+            reserved = self.limiter.reserve(now, tokens)
+            if reserved.start > now:
+                await self._rest(reserved.start - now)
+                now = time.monotonic()
+            if self.limiter.held_until <= now:
+                return reserved
+            self.limiter.cancel(reserved)  # a 429 came meanwhile: wait for a new turn
 
     def _paid(self, request: Request) -> AbstractContextManager[None]:
         """Holds the dollars that a request may cost, where there is a budget. Raises Fatal."""

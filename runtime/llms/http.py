@@ -5,11 +5,11 @@ from __future__ import annotations
 import email.utils
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from runtime.declare import AnthropicLLM, OpenAiLLM
-from runtime.llms.base import Fatal, Retryable, Skipped
+from runtime.llms.base import Allowed, Fatal, Retryable, Skipped
 
 PLACEHOLDER_KEY = "none"  # servers of one's own take any; SDKs insist on one
 OUT_OF_MONEY = ("insufficient_quota", "billing", "credit balance", "spend limit")
@@ -39,8 +39,27 @@ def told(message: object, secret: str) -> str:
     return text[:LONGEST_MESSAGE]
 
 
+# Rate -> the headers that state it, of OpenAI (and Azure, Groq, vLLM's gateways) and of Anthropic.
+RATES = {
+    "requests": ("x-ratelimit-limit-requests", "anthropic-ratelimit-requests-limit"),
+    "tokens": ("x-ratelimit-limit-tokens", "anthropic-ratelimit-tokens-limit"),
+    "input_tokens": ("anthropic-ratelimit-input-tokens-limit",),
+    "output_tokens": ("anthropic-ratelimit-output-tokens-limit",),
+}
+
+
+def allowed(headers: Mapping[str, str]) -> Allowed:
+    """What a server says that it allows in a minute; headers that make no sense say nothing."""
+    return Allowed(**{rate: _whole(headers, names) for rate, names in RATES.items()})
+
+
+def _whole(headers: Mapping[str, str], names: Iterable[str]) -> int | None:
+    said = next((headers[name] for name in names if name in headers), "")
+    return int(said) or None if said.isascii() and said.isdigit() else None
+
+
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asked to wait: a number, or the time of day."""
+    """Seconds that a server asked to wait: a number, or the time of day by the server's own clock."""
     value = headers.get("retry-after-ms")
     try:
         if value:
@@ -48,8 +67,16 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         value = headers.get("retry-after")
         return max(0.0, float(value)) if value else None
     except ValueError:
-        parsed = email.utils.parsedate_tz(value)
-        return max(0.0, email.utils.mktime_tz(parsed) - time.time()) if parsed else None
+        until, now = _time(value), _time(headers.get("date"))
+        return None if until is None else max(0.0, until - (time.time() if now is None else now))
+
+
+def _time(value: str | None) -> float | None:
+    """An HTTP date as Unix time; None where it is none."""
+    try:
+        return email.utils.parsedate_to_datetime(value or "").timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _field(body: object, name: str) -> str:
@@ -83,7 +110,7 @@ def meaning(
         return Fatal(f"the account is out of money or quota: {message}\nRaise its limit, then run again.")
     if status in (408, 409, 425, 429) or status >= 500:
         kind = "rate_limit" if status in (429, 529) else "server"
-        return Retryable(kind, f"HTTP {status}: {message}", retry_after_s(headers))
+        return Retryable(kind, f"HTTP {status}: {message}", retry_after_s(headers), allowed(headers))
     if status == 401:
         # The server's words are left out: some quote the key.
         return Fatal(f"the key in {variable} was refused (HTTP 401)\nSet a valid key, then run again.")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI, BadRequestError
 
 from runtime.declare import OpenAiLLM
 from runtime.llms.base import Reply, Request, Retryable, Skipped, Usage
-from runtime.llms.http import api_key, refused, told
+from runtime.llms.http import allowed, api_key, refused, told
 
 
 class OpenAiChat:
@@ -57,7 +58,9 @@ class OpenAiChat:
 
     async def _try(self, request: Request, limit_name: str) -> Reply:
         try:
-            return _read(await self._client.chat.completions.create(**self._arguments(request, limit_name)))
+            create = self._client.chat.completions.with_raw_response.create
+            answer = await create(**self._arguments(request, limit_name))
+            return replace(_read(answer.parse()), allowed=allowed(answer.headers))
         except APIStatusError:
             raise
         except APITimeoutError as error:
