@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import email.utils
-import os
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from runtime.declare import AnthropicLLM, OpenAiLLM
+from runtime.keys import BadKey, find_key
 from runtime.llms.base import Allowed, Fatal, Retryable, Skipped
 
 PLACEHOLDER_KEY = "none"  # servers of one's own take any; SDKs insist on one
@@ -17,18 +17,18 @@ LONGEST_MESSAGE = 500
 
 
 def api_key(variable: str, base_url: str | None) -> str:
-    """The key from the environment. Raises Fatal where it is unset and the server is not one's own."""
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        if base_url:
-            return PLACEHOLDER_KEY
+    """The key (see `runtime.keys`). Raises Fatal where there is none and the server is not one's own."""
+    try:
+        key = find_key(variable)
+    except BadKey as error:
+        raise Fatal(str(error)) from error
+    if not key and not base_url:
         raise Fatal(
             f"the environment variable {variable} is not set, and the provider needs a key\n"
-            f"Set it where the job runs (export {variable}=...), or name your own server with `base_url`."
+            f"Set it where the job runs (export {variable}=...), or name the key's file in {variable}_FILE "
+            "or in `keys` of the cluster profile, or name your own server with `base_url`."
         )
-    if not key.isascii() or not key.isprintable():
-        raise Fatal(f"the key in {variable} holds characters that no key has; set it again")
-    return key
+    return key or PLACEHOLDER_KEY
 
 
 def told(message: object, secret: str) -> str:
