@@ -179,7 +179,8 @@ class Limits(Frozen):
         None, doc="requests a minute; none: by the server's headers", ge=1
     )
     tokens_per_minute: int | None = speed(None, doc="tokens a minute; none: by the server's headers", ge=1)
-    timeout_s: float = speed(120.0, doc="seconds before one attempt is given up", gt=0)
+    timeout_s: float = speed(300.0, doc="seconds before one attempt is given up", gt=0)
+    stall_s: float = speed(120.0, doc="seconds without a byte before an attempt is given up", gt=0)
     attempts: int = speed(6, doc="tries before a request is recorded as failed", ge=1)
 
 

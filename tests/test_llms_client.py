@@ -10,6 +10,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -146,38 +148,115 @@ def test_two_requests_of_one_id_are_refused(llm: Callable[..., LLM], tmp_path: P
         ask(llm(), [*requests(1), *requests(1)], tmp_path / "l")
 
 
-# ---------------------------------------------------------------- faults
+# ---------------------------------------------------------------- bad days
 
 
-FAULTS = {
-    "rate limit": rate_limited(0.2),
-    "rate limit without a time": Fault(429, body={"error": {"message": "slow down"}}),
-    "overloaded": error(529, "overloaded"),
-    "server error": error(500),
-    "bad gateway in HTML": Fault(502, {"content-type": "text/html"}, "<html>bad gateway</html>"),
-    "reset": Fault(reset=True),
-    "slow": Fault(slow=3),
-    "not JSON": Fault(200, body="{torn"),
-    "not JSON by its type": Fault(200, {"content-type": "text/plain"}, "busy"),
-    "another shape": Fault(200, body={"hello": 1}),
-    "a list": Fault(200, body=[1]),
-    "null": Fault(200, body=None),
+@dataclass(frozen=True)
+class Day:
+    """What befalls the first `tries` tries of every third request, and how these end.
+
+    fault: the same for both protocols, or made for each. ends: the kind of the failure; empty: answered.
+    """
+
+    fault: Fault | Callable[[Seen], Fault]
+    tries: int = 1
+    ends: str = ""
+    every: int = 3
+    limits: dict[str, float] = field(default_factory=dict[str, float])
+
+
+def dated(skew_s: float) -> Callable[[Seen], Fault]:
+    """A 429 until now, by a clock that is so much ahead of ours."""
+
+    def fault(seen: Seen) -> Fault:
+        now = formatdate(time.time() + skew_s, usegmt=True)
+        return Fault(429, {"date": now, "retry-after": now}, {"error": {"message": "slow down"}})
+
+    return fault
+
+
+def answered(**more: Any) -> Callable[[Seen], Fault]:
+    """A proper answer but for some fields: of Anthropic's message, or of OpenAI's (`choices`)."""
+
+    def fault(seen: Seen) -> Fault:
+        make = anthropic_reply if seen.path.endswith("/messages") else openai_reply
+        return Fault(200, body=make(seen, "") | more)
+
+    return fault
+
+
+def choice(reason: str, **message: Any) -> list[dict[str, Any]]:
+    said = {"role": "assistant", "content": None, **message}
+    return [{"index": 0, "finish_reason": reason, "message": said}]
+
+
+EVER = 99
+NO_TIME = Fault(429, body={"error": {"message": "slow down"}})
+DAYS = {
+    "429s with a time": Day(rate_limited(0.05), 2),
+    "429s without a time": Day(NO_TIME, 2),
+    "429s for all, thrice": Day(NO_TIME, 3, every=1),
+    "429s for all with times, thrice": Day(rate_limited(0.02), 3, every=1),
+    "429s for ever": Day(NO_TIME, EVER, "rate_limit"),
+    "429s of a clock an hour fast": Day(dated(3600), 2),
+    "429s of a clock an hour slow": Day(dated(-3600), 2),
+    "overloaded": Day(error(529, "overloaded"), 2),
+    "500s": Day(error(500), 3),
+    "503s for ever": Day(error(503), EVER, "server"),
+    "bad gateway in HTML": Day(Fault(502, {"content-type": "text/html"}, "<html>bad gateway</html>"), 2),
+    "resets": Day(Fault(reset=True), 3),
+    "resets for ever": Day(Fault(reset=True), EVER, "connection"),
+    "cut off halfway": Day(Fault(torn=True), 2),
+    "silence": Day(Fault(slow=60), 1, limits={"stall_s": 1}),
+    "silence for ever": Day(Fault(slow=60), EVER, "timeout", limits={"stall_s": 0.4, "attempts": 2}),
+    "a slow drip": Day(Fault(drip=0.1), 1, limits={"timeout_s": 1}),
+    "JSON cut off": Day(Fault(200, body='{"choices": [{"message"'), 2),
+    "not JSON by its type": Day(Fault(200, {"content-type": "text/plain"}, "busy"), 2),
+    "another shape": Day(Fault(200, body={"hello": 1}), 2),
+    "a list": Day(Fault(200, body=[1])),
+    "null": Day(Fault(200, body=None)),
+    "nothing in it": Day(answered(choices=[], content=[]), 2),
+    "nothing in it for ever": Day(answered(choices=[], content=[]), EVER, "bad_reply"),
+    "a refusal": Day(
+        answered(choices=choice("stop", refusal="I will not"), content=[], stop_reason="refusal"),
+        EVER,
+        "refused",
+    ),
+    "filtered before": Day(error(400, "flagged", code="content_filter"), EVER, "content_filter"),
+    "malformed": Day(error(400, "no such role"), EVER, "bad_request"),
 }
+ASKED_ONCE = {"refused", "content_filter", "bad_request"}
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_passing_faults_are_overcome(
-    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path, name: str
-) -> None:
-    """Every third first try fails; all requests are answered, and each goes to the ledger once."""
-    server.answer = echo
-    server.script = lambda number, seen: FAULTS[name] if number % 3 == 0 and number < 12 else None
-    outcomes = ask(llm(limits={"timeout_s": 0.4}), requests(12), tmp_path / "l")
-    assert texts(outcomes) == {f"r{i}": f"re: question {i}" for i in range(12)}
-    assert settled(tmp_path / "l") == Counter(outcomes.keys())
-    assert len(server.seen) == 16
-    attempts = [json.loads(line)["attempts"] for line in (tmp_path / "l").read_text().splitlines()]
-    assert sum(attempts) == 16
+@pytest.mark.parametrize("name", DAYS)
+def test_bad_days(server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path, name: str) -> None:
+    """One settled row for each request, none lost, none asked more often than `attempts` says."""
+    day, seen_of = DAYS[name], Counter[str]()
+
+    def script(number: int, seen: Seen) -> Fault | None:
+        seen_of[seen.text] += 1
+        if int(seen.text.removeprefix("question ")) % day.every or seen_of[seen.text] > day.tries:
+            return None
+        return day.fault if isinstance(day.fault, Fault) else day.fault(seen)
+
+    server.answer, server.script = echo, script
+    declared = llm(limits={"concurrency": 4, "attempts": 4, "timeout_s": 30, **day.limits})
+    outcomes = ask(declared, requests(12), tmp_path / "l")
+
+    struck = {f"r{i}" for i in range(0, 12, day.every)}
+    good = {f"r{i}": f"re: question {i}" for i in range(12)}
+    assert texts(outcomes) == good | (dict.fromkeys(struck, f"!{day.ends}") if day.ends else {})
+    assert settled(tmp_path / "l") == Counter(good.keys())
+    most = 1 if day.ends in ASKED_ONCE else min(day.tries + 1, int(day.limits.get("attempts", 4)))
+    lines = [json.loads(line) for line in (tmp_path / "l").read_text().splitlines()]
+    assert {line["id"]: line["attempts"] for line in lines} == {
+        id_: most if id_ in struck else 1 for id_ in good
+    }
+    assert seen_of == {f"question {line['id'][1:]}": line["attempts"] for line in lines}
+
+    server.script, before = None, len(server.seen)
+    assert texts(ask(declared, requests(12), tmp_path / "l")) == good
+    assert len(server.seen) - before == (len(struck) if day.ends else 0)  # only failures are asked again
 
 
 def test_all_wait_as_long_as_the_server_asked(
@@ -222,33 +301,6 @@ def test_one_bad_request_is_left_out(server: JudgeServer, llm: Callable[..., LLM
     failure = outcomes["r3"]
     assert isinstance(failure, Failure) and failure.kind == "bad_request" and "too long" in failure.message
     assert sum(isinstance(o, Reply) for o in outcomes.values()) == 5 and len(server.seen) == 6
-
-
-def test_refusals_and_filters_are_failures_of_their_own(
-    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path
-) -> None:
-    def script(number: int, seen: Seen) -> Fault | None:
-        if seen.path.endswith("/messages"):
-            body: dict[str, Any] = anthropic_reply(seen, "") | {"content": [], "stop_reason": "refusal"}
-        else:
-            body = openai_reply(seen, "")
-            body["choices"][0]["message"] = {"role": "assistant", "content": None, "refusal": "I will not"}
-        return Fault(200, body=body) if seen.text == "question 1" else None
-
-    server.script = script
-    assert texts(ask(llm(), requests(3), tmp_path / "l"))["r1"] == "!refused"
-    assert len(server.seen) == 3
-
-
-def test_persistent_faults_end_in_a_failure(
-    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path
-) -> None:
-    server.script = lambda number, seen: error(503, "down") if seen.text == "question 2" else None
-    outcomes = ask(llm(limits={"attempts": 3}), requests(5), tmp_path / "l")
-    assert texts(outcomes)["r2"] == "!server" and len(server.seen) == 4 + 3
-    server.script = None
-    again = ask(llm(), requests(5), tmp_path / "l")  # a failure is asked again, a reply is not
-    assert isinstance(again["r2"], Reply) and len(server.seen) == 8
 
 
 # ---------------------------------------------------------------- the end of a run

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from anthropic import AnthropicError, APIConnectionError, APIStatusError, APITimeoutError, AsyncAnthropic
+from anthropic import AnthropicError, APIConnectionError, APIStatusError, AsyncAnthropic, Timeout
 
 from runtime.declare import AnthropicLLM
 from runtime.llms.base import Reply, Request, Retryable, Skipped, Usage
-from runtime.llms.http import allowed, api_key, refused, told
+from runtime.llms.http import allowed, api_key, refused, timeout_arguments, told, unanswered
 
 FINISH = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length"}
 
@@ -24,7 +24,7 @@ class AnthropicMessages:
             api_key=self._key,
             base_url=declaration.base_url,
             max_retries=0,
-            timeout=declaration.limits.timeout_s,
+            timeout=Timeout(**timeout_arguments(declaration.limits)),
         )
 
     async def ask(self, request: Request) -> Reply:
@@ -33,12 +33,8 @@ class AnthropicMessages:
             return replace(_read(await answer.parse()), allowed=allowed(answer.headers))
         except APIStatusError as error:
             raise refused(error, self._declaration, self._key) from error
-        except APITimeoutError as error:
-            raise Retryable("timeout", "the server took too long") from error
         except APIConnectionError as error:
-            raise Retryable(
-                "connection", told(f"{error} {error.__cause__ or ''}".strip(), self._key)
-            ) from error
+            raise unanswered(error, self._declaration.limits, self._key) from error
         except (AnthropicError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise Retryable("bad_reply", told(f"the reply cannot be read: {error}", self._key)) from error
 

@@ -198,7 +198,8 @@ class _Run:
             used = reply.usage
             self.limiter.learn(reply.allowed or Allowed())
         except TimeoutError as error:
-            raise Retryable("timeout", f"no reply within {self.limits.timeout_s:g} s") from error
+            words = f"no whole reply within {self.limits.timeout_s:g} s (`timeout_s`)"
+            raise Retryable("timeout", words) from error
         except Retryable as error:
             self.limiter.learn(error.allowed or Allowed())
             raise

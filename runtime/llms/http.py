@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from runtime.declare import AnthropicLLM, OpenAiLLM
+from runtime.declare import AnthropicLLM, Limits, OpenAiLLM
 from runtime.keys import BadKey, find_key
 from runtime.llms.base import Allowed, Fatal, Retryable, Skipped
 
 PLACEHOLDER_KEY = "none"  # servers of one's own take any; SDKs insist on one
 OUT_OF_MONEY = ("insufficient_quota", "billing", "credit balance", "spend limit")
 LONGEST_MESSAGE = 500
+CONNECT_S = 30.0
 
 
 def api_key(variable: str, base_url: str | None) -> str:
@@ -77,6 +78,21 @@ def _time(value: str | None) -> float | None:
         return email.utils.parsedate_to_datetime(value or "").timestamp()
     except (ValueError, OverflowError):
         return None
+
+
+def timeout_arguments(limits: Limits) -> dict[str, float]:
+    """Arguments of the SDKs' `Timeout`: how long each wait may be; the client ends the whole attempt."""
+    return {"timeout": limits.stall_s, "connect": min(limits.stall_s, CONNECT_S), "pool": limits.timeout_s}
+
+
+def unanswered(error: Exception, limits: Limits, key: str) -> Retryable:
+    """The error to raise where there was no answer: a broken connection, or silence for too long."""
+    cause = error.__cause__
+    if "Timeout" not in type(cause).__name__:
+        return Retryable("connection", told(f"{error} {cause or ''}".strip(), key))
+    if "Connect" in type(cause).__name__:
+        return Retryable("connection", "nobody took the connection in time")
+    return Retryable("timeout", f"no byte for {limits.stall_s:g} s (`stall_s`)")
 
 
 def _field(body: object, name: str) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI, BadRequestError
+from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI, BadRequestError, Timeout
 
 from runtime.declare import OpenAiLLM
 from runtime.llms.base import Reply, Request, Retryable, Skipped, Usage
-from runtime.llms.http import allowed, api_key, refused, told
+from runtime.llms.http import allowed, api_key, refused, timeout_arguments, told, unanswered
 
 
 class OpenAiChat:
@@ -22,7 +22,7 @@ class OpenAiChat:
             api_key=self._key,
             base_url=declaration.base_url,
             max_retries=0,
-            timeout=declaration.limits.timeout_s,
+            timeout=Timeout(**timeout_arguments(declaration.limits)),
         )
         # OpenAI's newer models refuse the old name, most other servers do not know the new one.
         self._limit_name = "max_tokens" if declaration.base_url else "max_completion_tokens"
@@ -63,12 +63,8 @@ class OpenAiChat:
             return replace(_read(answer.parse()), allowed=allowed(answer.headers))
         except APIStatusError:
             raise
-        except APITimeoutError as error:
-            raise Retryable("timeout", "the server took too long") from error
         except APIConnectionError as error:
-            raise Retryable(
-                "connection", told(f"{error} {error.__cause__ or ''}".strip(), self._key)
-            ) from error
+            raise unanswered(error, self._declaration.limits, self._key) from error
         except (APIError, ValueError, TypeError, AttributeError, KeyError) as error:
             # The SDK does not check what it parses, so a body of another shape fails anywhere.
             raise Retryable("bad_reply", told(f"the reply cannot be read: {error}", self._key)) from error
