@@ -165,7 +165,8 @@ class JudgeServer:
             writer.write(_raw(fault.status, fault.headers, fault.body))
         else:
             make = anthropic_reply if seen.path.endswith("/messages") else openai_reply
-            raw = _raw(200, self.headers, make(seen, self.answer(seen)))
+            headers = {"x-request-id": f"q{number}", "request-id": f"q{number}", **self.headers}
+            raw = _raw(200, headers, make(seen, self.answer(seen)))
             if fault and fault.torn:
                 writer.write(raw[: -len(raw) // 4])
                 return False

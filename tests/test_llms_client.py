@@ -259,6 +259,28 @@ def test_bad_days(server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path, 
     assert len(server.seen) - before == (len(struck) if day.ends else 0)  # only failures are asked again
 
 
+def test_ledger_lines_can_be_audited(server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path) -> None:
+    """What the provider said of itself stands in the line; refusals are paid, so their tokens do too."""
+    declared = llm(usd_per_million_input=2.0, usd_per_million_output=10.0)
+    refusal = DAYS["a refusal"].fault
+    assert not isinstance(refusal, Fault)
+    server.answer = echo
+    server.script = lambda number, seen: refusal(seen) if seen.text == "question 1" else None
+    with Ledger(tmp_path / "l") as ledger:
+        ask_all(declared, requests(2), ledger)
+        assert ledger.totals().cost_usd == pytest.approx(2 * (2 * 2.0 + 4 * 10.0) / 1e6)
+    replied, refused = sorted(
+        (json.loads(line) for line in (tmp_path / "l").read_text().splitlines()), key=lambda line: line["id"]
+    )
+    told = {"id": "r0", "reply": "re: question 0", "finish_reason": "stop", "model": "judge-snapshot"}
+    paid = {"attempts": 1, "input_tokens": 2, "output_tokens": 4, "cost_usd": 4.4e-05}
+    assert replied.items() >= (told | paid).items()
+    assert replied["raw"]["id"] in ("c", "m") and replied["raw"]["request_id"] in ("q0", "q1")
+    counted = {"prompt_tokens", "input_tokens"} & replied["raw"]["usage"].keys()
+    assert [replied["raw"]["usage"][name] for name in counted] == [2]
+    assert refused.items() >= ({"id": "r1"} | paid).items() and refused["failure"]["kind"] == "refused"
+
+
 def test_all_wait_as_long_as_the_server_asked(
     server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path
 ) -> None:

@@ -35,6 +35,26 @@ def test_reopened_ledger_knows_what_was_settled(tmp_path: Path) -> None:
         assert ledger.reply(request("two").content_key()) == Reply("late")
 
 
+def test_ledgers_of_before_are_read(tmp_path: Path) -> None:
+    """Lines as the first release wrote them."""
+    key = request("one").content_key()
+    old = {
+        "id": "r0", "key": key, "attempts": 1, "time": 1.5, "reply": "yes", "finish_reason": "stop",
+        "input_tokens": 3, "output_tokens": 4, "model": "m-1", "latency_s": 0.25, "cost_usd": 0.5,
+    }  # fmt: skip
+    failed = {
+        "id": "r1",
+        "key": "k",
+        "attempts": 6,
+        "time": 2.5,
+        "failure": {"kind": "server", "message": "5"},
+    }
+    (tmp_path / "l.jsonl").write_text(f"{json.dumps(old)}\n{json.dumps(failed)}\n")
+    with Ledger(tmp_path / "l.jsonl") as ledger:
+        assert ledger.reply(key) == Reply("yes", "stop", Usage(3, 4), "m-1", 0.25, 0.5)
+        assert ledger.outcomes["k"] == Failure("server", "5")
+
+
 def test_ledger_cut_at_any_byte_keeps_every_whole_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ from anthropic import AnthropicError, APIConnectionError, APIStatusError, AsyncA
 
 from runtime.declare import AnthropicLLM
 from runtime.llms.base import Reply, Request, Retryable, Skipped, Usage
-from runtime.llms.http import allowed, api_key, refused, timeout_arguments, told, unanswered
+from runtime.llms.http import allowed, api_key, raw, refused, timeout_arguments, told, unanswered
 
 FINISH = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length"}
 
@@ -30,7 +30,7 @@ class AnthropicMessages:
     async def ask(self, request: Request) -> Reply:
         try:
             answer = await self._client.messages.with_raw_response.create(**self._arguments(request))
-            return replace(_read(await answer.parse()), allowed=allowed(answer.headers))
+            return replace(read_message(await answer.parse()), allowed=allowed(answer.headers))
         except APIStatusError as error:
             raise refused(error, self._declaration, self._key) from error
         except APIConnectionError as error:
@@ -59,14 +59,14 @@ class AnthropicMessages:
         return made
 
 
-def _read(message: Any) -> Reply:
+def read_message(message: Any) -> Reply:
     """A message as a reply. Raises whatever a body of another shape makes it raise."""
+    used = message.usage
+    usage = Usage(used.input_tokens or 0, used.output_tokens or 0) if used else Usage()
     if message.stop_reason == "refusal":
-        raise Skipped("refused", "the model refused")
+        raise Skipped("refused", "the model refused", usage)
     texts = [block.text for block in message.content if block.type == "text"]
     reason = FINISH.get(message.stop_reason, message.stop_reason or "")
     if not texts and reason != "length":
         raise ValueError("it has no text")
-    used = message.usage
-    usage = Usage(used.input_tokens or 0, used.output_tokens or 0) if used else Usage()
-    return Reply("".join(texts), reason, usage, message.model or "")
+    return Reply("".join(texts), reason, usage, message.model or "", raw=raw(message))

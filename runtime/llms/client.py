@@ -163,7 +163,8 @@ class _Run:
             try:
                 return await self._in_window(request), attempt
             except Skipped as error:
-                return Failure(error.kind, str(error)), attempt
+                cost = cost_usd(self.declaration, error.usage) if error.usage != Usage() else None
+                return Failure(error.kind, str(error), error.usage, cost), attempt
             except Retryable as error:
                 if attempt >= self.limits.attempts:
                     return Failure(error.kind, str(error)), attempt
@@ -200,6 +201,9 @@ class _Run:
         except TimeoutError as error:
             words = f"no whole reply within {self.limits.timeout_s:g} s (`timeout_s`)"
             raise Retryable("timeout", words) from error
+        except Skipped as error:
+            used = error.usage if error.usage != Usage() else None
+            raise
         except Retryable as error:
             self.limiter.learn(error.allowed or Allowed())
             raise

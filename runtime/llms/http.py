@@ -80,6 +80,16 @@ def _time(value: str | None) -> float | None:
         return None
 
 
+def raw(message: Any) -> dict[str, Any]:
+    """What an SDK's answer says beside the text: ids, snapshot, the provider's own count of tokens."""
+    said: dict[str, Any] = message.model_dump(
+        mode="json", exclude={"choices", "content", "model", "object", "type", "role"}, exclude_none=True,
+        warnings=False,
+    )  # fmt: skip
+    request = getattr(message, "_request_id", None)
+    return said | ({"request_id": request} if request else {})
+
+
 def timeout_arguments(limits: Limits) -> dict[str, float]:
     """Arguments of the SDKs' `Timeout`: how long each wait may be; the client ends the whole attempt."""
     return {"timeout": limits.stall_s, "connect": min(limits.stall_s, CONNECT_S), "pool": limits.timeout_s}

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ SYNC_S = 1.0  # an fsync for each line would cost more than many replies do
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over a ledger. `cost_usd` is None where any reply's price is unknown."""
+    """Sums over a ledger, refusals that were paid included. `cost_usd` is None where any price is unknown."""
 
     replies: int
     input_tokens: int
@@ -47,25 +47,30 @@ class Totals:
 def encode(request: Request, key: str, outcome: Outcome, attempts: int) -> dict[str, Any]:
     """The line of a settled request."""
     line: dict[str, Any] = {"id": request.id, "key": key, "attempts": attempts, "time": round(time.time(), 3)}
+    paid = {
+        "input_tokens": outcome.usage.input_tokens,
+        "output_tokens": outcome.usage.output_tokens,
+        "cost_usd": outcome.cost_usd,
+    }
     if isinstance(outcome, Failure):
-        return {**line, "failure": {"kind": outcome.kind, "message": outcome.message}}
+        failure = {"kind": outcome.kind, "message": outcome.message}
+        return {**line, "failure": failure, **(paid if outcome.usage != Usage() else {})}
     return {
         **line,
         "reply": outcome.text,
         "finish_reason": outcome.finish_reason,
-        "input_tokens": outcome.usage.input_tokens,
-        "output_tokens": outcome.usage.output_tokens,
+        **paid,
         "model": outcome.model,
         "latency_s": round(outcome.latency_s, 4),
-        "cost_usd": outcome.cost_usd,
+        **({"raw": outcome.raw} if outcome.raw else {}),
     }
 
 
 def decode(line: dict[str, Any]) -> Outcome:
     """What a line says was the outcome."""
-    if "failure" in line:
-        return Failure(line["failure"]["kind"], line["failure"]["message"])
     usage = Usage(line.get("input_tokens", 0), line.get("output_tokens", 0))
+    if "failure" in line:
+        return Failure(line["failure"]["kind"], line["failure"]["message"], usage, line.get("cost_usd"))
     return Reply(
         line["reply"],
         line.get("finish_reason", "stop"),
@@ -118,7 +123,7 @@ class Ledger:
 
     def append(self, request: Request, key: str, outcome: Outcome, attempts: int) -> None:
         """Settle a request: one write, so that a killed process leaves a whole line or none."""
-        self.outcomes[key] = outcome
+        self.outcomes[key] = replace(outcome, raw={}) if isinstance(outcome, Reply) else outcome
         self._pay(outcome)
         left = (json.dumps(encode(request, key, outcome, attempts), ensure_ascii=False) + "\n").encode()
         while left:
@@ -127,7 +132,7 @@ class Ledger:
             self.sync()
 
     def _pay(self, outcome: Outcome) -> None:
-        if self.purse is not None and isinstance(outcome, Reply):
+        if self.purse is not None:
             self.purse.own += outcome.cost_usd or 0.0
 
     def sync(self) -> None:
@@ -135,12 +140,12 @@ class Ledger:
         self._synced = time.monotonic()
 
     def totals(self) -> Totals:
-        replies = [o for o in self.outcomes.values() if isinstance(o, Reply)]
-        costs = [r.cost_usd for r in replies]
+        paid = [o for o in self.outcomes.values() if isinstance(o, Reply) or o.usage != Usage()]
+        costs = [o.cost_usd for o in paid]
         return Totals(
-            replies=len(replies),
-            input_tokens=sum(r.usage.input_tokens for r in replies),
-            output_tokens=sum(r.usage.output_tokens for r in replies),
+            replies=sum(isinstance(o, Reply) for o in paid),
+            input_tokens=sum(o.usage.input_tokens for o in paid),
+            output_tokens=sum(o.usage.output_tokens for o in paid),
             cost_usd=None if None in costs else sum(c for c in costs if c is not None),
         )
 

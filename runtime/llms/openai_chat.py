@@ -9,7 +9,7 @@ from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI, Ba
 
 from runtime.declare import OpenAiLLM
 from runtime.llms.base import Reply, Request, Retryable, Skipped, Usage
-from runtime.llms.http import allowed, api_key, refused, timeout_arguments, told, unanswered
+from runtime.llms.http import allowed, api_key, raw, refused, timeout_arguments, told, unanswered
 
 
 class OpenAiChat:
@@ -60,7 +60,7 @@ class OpenAiChat:
         try:
             create = self._client.chat.completions.with_raw_response.create
             answer = await create(**self._arguments(request, limit_name))
-            return replace(_read(answer.parse()), allowed=allowed(answer.headers))
+            return replace(read_completion(answer.parse()), allowed=allowed(answer.headers))
         except APIStatusError:
             raise
         except APIConnectionError as error:
@@ -70,21 +70,21 @@ class OpenAiChat:
             raise Retryable("bad_reply", told(f"the reply cannot be read: {error}", self._key)) from error
 
 
-def _read(completion: Any) -> Reply:
+def read_completion(completion: Any) -> Reply:
     """A chat completion as a reply. Raises whatever a body of another shape makes it raise."""
     choice = completion.choices[0] if completion.choices else None
     if choice is None:
         raise ValueError("it has no choices")
     reason = choice.finish_reason or ""
+    used = completion.usage
+    usage = Usage(used.prompt_tokens or 0, used.completion_tokens or 0) if used else Usage()
     if reason == "content_filter":
-        raise Skipped("content_filter", "the provider filtered its answer")
+        raise Skipped("content_filter", "the provider filtered its answer", usage)
     if getattr(choice.message, "refusal", None):
-        raise Skipped("refused", str(choice.message.refusal)[:500])
+        raise Skipped("refused", str(choice.message.refusal)[:500], usage)
     text = choice.message.content
     if not isinstance(text, str):
         if reason != "length":
             raise ValueError("it has no text")
         text = ""  # all tokens went into reasoning
-    used = completion.usage
-    usage = Usage(used.prompt_tokens or 0, used.completion_tokens or 0) if used else Usage()
-    return Reply(text, reason, usage, completion.model or "")
+    return Reply(text, reason, usage, completion.model or "", raw=raw(completion))
