@@ -189,6 +189,7 @@ class _Asked(Frozen):
     base_url: str | None = nothing(None, doc="another server that speaks the same protocol")
     system: str | None = result(None, doc="system prompt")
     limits: Limits = speed(Limits(), doc="rates and timeouts")
+    shared: bool = speed(True, doc="whether answers are shared by all jobs of the store; see docs/llms.md")
     usd_per_million_input: float | None = nothing(None, doc="price of input tokens", ge=0)
     usd_per_million_output: float | None = nothing(None, doc="price of output tokens", ge=0)
 

@@ -145,6 +145,9 @@ class _Run:
         for key, request in self.todo:
             if self.stop.is_set():
                 return
+            if shared := self.ledger.settle_shared(key, request):  # another job was told it meanwhile
+                self._count(shared)
+                continue
             try:
                 outcome, attempts = await self._settle(addressed(self.declaration, request))
             except _Stopped:
@@ -153,7 +156,8 @@ class _Run:
                 self.fatal = self.fatal or error
                 self.stop.set()
                 return
-            self._record(key, request, outcome, attempts)
+            self.ledger.append(request, key, outcome, attempts)
+            self._count(outcome)
 
     async def _settle(self, request: Request) -> tuple[Outcome, int]:
         """Ask until there is a reply, or no hope of one; also says how often it was asked."""
@@ -249,8 +253,7 @@ class _Run:
         if self.stop.is_set():
             raise _Stopped
 
-    def _record(self, key: str, request: Request, outcome: Outcome, attempts: int) -> None:
-        self.ledger.append(request, key, outcome, attempts)
+    def _count(self, outcome: Outcome) -> None:
         self.settled += 1
         if isinstance(outcome, Reply):
             self.in_a_row = 0
@@ -347,20 +350,21 @@ def ask_all(
     if len(keys) < len(requests):
         raise ValueError("two requests have the same id")
     distinct = {keys[request.id]: request for request in reversed(requests)}
-    todo = [(key, request) for key, request in reversed(distinct.items()) if ledger.reply(key) is None]
-    known = len(distinct) - len(todo)
-    if todo:
-        try:
-            caught = asyncio.run(
-                _ask(
-                    declaration,
-                    todo,
-                    ledger,
-                    lambda done, total, text: progress(known + done, known + total, text),
-                )
-            )
-        except Fatal as error:
-            raise JobError(str(error)) from error
-        for number in caught:
-            _pass_on(number)
+    asked = [(key, request) for key, request in reversed(distinct.items()) if ledger.reply(key) is None]
+    with ledger.sharing(declaration, asked):
+        todo = [(key, request) for key, request in asked if ledger.reply(key) is None]
+        known = len(distinct) - len(todo)
+        caught = _run(
+            declaration, todo, ledger, lambda done, total, text: progress(known + done, known + total, text)
+        )
+    for number in caught:
+        _pass_on(number)
     return {id_: ledger.outcomes[key] for id_, key in keys.items()}
+
+
+def _run(declaration: LLM, todo: Sequence[tuple[str, Request]], ledger: Ledger, tell: Progress) -> list[int]:
+    """Ask what is to do, in a loop of its own; returns the signals that ended it early."""
+    try:
+        return asyncio.run(_ask(declaration, todo, ledger, tell)) if todo else []
+    except Fatal as error:
+        raise JobError(str(error)) from error
