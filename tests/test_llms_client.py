@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from pydantic import TypeAdapter
 from runtime.declare import LLM
 from runtime.job import JobError
 from runtime.llms import client
-from runtime.llms.base import Failure, Message, Outcome, Reply, Request
+from runtime.llms.base import Failure, Fatal, Message, Outcome, Reply, Request, Retryable, Skipped
 from runtime.llms.client import addressed, ask_all, backoff_s
 from runtime.llms.http import meaning, retry_after_s, told
 from runtime.llms.ledger import Ledger
@@ -479,8 +480,6 @@ def test_stopped_run_asks_again_only_what_is_missing(
 
 
 def test_backoff_grows_and_obeys_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    from runtime.llms.base import Retryable
-
     monkeypatch.setattr(client, "BACKOFF_S", 0.5)
     for attempt in range(1, 12):
         longest = min(client.LONGEST_BACKOFF_S, 0.5 * 2 ** (attempt - 1))
@@ -549,3 +548,73 @@ def test_those_that_wait_their_turn_keep_the_servers_pause_too(
     server.script = script
     ask(llm(limits={"requests_per_minute": 300}), requests(4), tmp_path / "l")
     assert min(arrived[1:]) - arrived[0] >= 0.95
+
+
+# ---------------------------------------------------------------- what an error means
+
+# Status -> what is done. Of every status for which either SDK has an error class, and some more.
+STATUSES: dict[int, type[Exception]] = {
+    308: Fatal, 400: Skipped, 401: Fatal, 402: Fatal, 403: Fatal, 404: Fatal, 405: Fatal, 408: Retryable,
+    409: Retryable, 410: Fatal, 412: Skipped, 413: Skipped, 422: Skipped, 425: Retryable, 429: Retryable,
+    431: Skipped, 499: Retryable, 500: Retryable, 501: Fatal, 502: Retryable, 503: Retryable,
+    504: Retryable, 520: Retryable, 529: Retryable,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_statuses(status: int) -> None:
+    assert type(meaning(status, {}, {}, "no", variable="K", model="m")) is STATUSES[status]
+
+
+@pytest.mark.parametrize("sdk", ["openai", "anthropic"])
+def test_no_error_class_of_an_sdk_is_without_a_meaning(sdk: str) -> None:
+    waiting, known = [importlib.import_module(sdk).APIStatusError], set[int]()
+    while waiting:
+        waiting += (found := waiting.pop()).__subclasses__()
+        known |= {n for n in [getattr(found, "status_code", None)] if isinstance(n, int)}
+    assert {400, 401, 403, 404, 429} <= known <= STATUSES.keys()
+
+
+# Status, words and fields of an error as vendors and servers put them -> what is done, by its kind or words.
+WORDS: list[tuple[int, str, dict[str, str], type[Exception], str]] = [
+    (429, "You exceeded your current quota", {"code": "insufficient_quota"}, Fatal, "out of money"),
+    (429, "You exceeded your current quota, check billing", {}, Retryable, "rate_limit"),
+    (400, "hard limit", {"code": "billing_hard_limit_reached"}, Fatal, "out of money"),
+    (400, "You have reached your specified API usage limits.", {}, Fatal, "out of money"),
+    (403, "no", {"type": "billing_error"}, Fatal, "out of money"),
+    (402, "Insufficient Balance", {}, Fatal, "out of money"),
+    (429, "Request too large for m on tokens per min", {"code": "rate_limit_exceeded"}, Skipped, "too_long"),
+    (400, "no", {"code": "context_length_exceeded"}, Skipped, "too_long"),
+    (400, "This model's maximum context length is 2048 tokens", {"param": "max_tokens"}, Skipped, "too_long"),
+    (400, "prompt is too long: 210000 tokens > 200000 maximum", {}, Skipped, "too_long"),
+    (400, "input length and `max_tokens` exceed context limit", {}, Skipped, "too_long"),
+    (400, "max_tokens: 99999 > 8192, which is the maximum allowed", {}, Fatal, "Lower `max_tokens`"),
+    (400, "max_tokens is too large: 9", {"param": "max_tokens"}, Fatal, "Lower `max_tokens`"),
+    (400, "temperature: range: 0..1", {}, Fatal, "does not take this temperature"),
+    (400, "flagged", {"code": "invalid_prompt"}, Skipped, "content_filter"),
+    (400, "Output blocked by content filtering policy", {}, Skipped, "content_filter"),
+    (400, "triggered Azure OpenAI's content management policy", {}, Skipped, "content_filter"),
+    (400, "temperatures: are they too high?", {}, Skipped, "bad_request"),
+]
+
+
+@pytest.mark.parametrize(("status", "words", "fields", "expected", "told"), WORDS)
+def test_words(status: int, words: str, fields: dict[str, str], expected: type[Exception], told: str) -> None:
+    body = {"error": {"message": words, **fields}}
+    found = meaning(status, {}, body, words, variable="K", model="m")
+    assert type(found) is expected and told in f"{found} {getattr(found, 'kind', '')}"
+
+
+def test_servers_say_whether_to_try_again() -> None:
+    def kind(status: int, header: str) -> tuple[type[Exception], str]:
+        found = meaning(status, {"x-should-retry": header}, {}, "no", variable="K", model="m")
+        return type(found), getattr(found, "kind", "")
+
+    assert kind(429, "false") == (Skipped, "rate_limit")
+    assert kind(503, "false") == (Skipped, "server")
+    assert kind(418, "true") == (Retryable, "server")
+
+
+def test_an_address_without_a_scheme_stops_the_run(llm: Callable[..., LLM], tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="nobody can be reached at this address"):
+        ask(llm(base_url="127.0.0.1:9"), requests(1), tmp_path / "l")

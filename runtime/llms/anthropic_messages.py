@@ -8,10 +8,13 @@ from typing import Any
 from anthropic import AnthropicError, APIConnectionError, APIStatusError, AsyncAnthropic, Timeout
 
 from runtime.declare import AnthropicLLM
-from runtime.llms.base import Reply, Request, Retryable, Skipped, Usage
-from runtime.llms.http import allowed, api_key, raw, refused, timeout_arguments, told, unanswered
+from runtime.llms.base import Reply, Request, Skipped, Usage
+from runtime.llms.http import allowed, api_key, raw, reading, refused, timeout_arguments, unanswered, unsent
 
-FINISH = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length"}
+FINISH = {
+    "end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+}  # fmt: skip
 
 
 class AnthropicMessages:
@@ -30,13 +33,14 @@ class AnthropicMessages:
     async def ask(self, request: Request) -> Reply:
         try:
             answer = await self._client.messages.with_raw_response.create(**self._arguments(request))
-            return replace(read_message(await answer.parse()), allowed=allowed(answer.headers))
         except APIStatusError as error:
             raise refused(error, self._declaration, self._key) from error
         except APIConnectionError as error:
             raise unanswered(error, self._declaration.limits, self._key) from error
-        except (AnthropicError, ValueError, TypeError, AttributeError, KeyError) as error:
-            raise Retryable("bad_reply", told(f"the reply cannot be read: {error}", self._key)) from error
+        except (AnthropicError, ValueError, TypeError) as error:
+            raise unsent(error, self._key) from error
+        with reading(AnthropicError, self._key):
+            return replace(read_message(await answer.parse()), allowed=allowed(answer.headers))
 
     async def close(self) -> None:
         await self._client.close()

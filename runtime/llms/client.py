@@ -43,9 +43,8 @@ BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
 LONGEST_RETRY_AFTER_S = 600.0  # a server that asks for more gets asked again after this
 FEWEST_TO_GIVE_UP = 20  # failures in a row after which the provider, not the request, is at fault
 GRACE_S = 5.0  # for what is in flight when the run has to stop: those answers are paid for
-PER_ITEM = frozenset(
-    {"refused", "content_filter", "not_recorded"}
-)  # failures that say nothing of the provider
+# Failures that say nothing of the provider.
+PER_ITEM = frozenset({"refused", "content_filter", "not_recorded", "too_long"})
 
 
 def limits_of(declaration: LLM) -> Limits:

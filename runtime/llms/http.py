@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import email.utils
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from runtime.declare import AnthropicLLM, Limits, OpenAiLLM
@@ -12,7 +13,23 @@ from runtime.keys import BadKey, find_key
 from runtime.llms.base import Allowed, Fatal, Retryable, Skipped
 
 PLACEHOLDER_KEY = "none"  # servers of one's own take any; SDKs insist on one
-OUT_OF_MONEY = ("insufficient_quota", "billing", "credit balance", "spend limit")
+SHALL_RETRY = "x-should-retry"  # both SDKs obey this header
+AGAIN = (408, 409, 425, 429, 499)  # and those of 500 and above but for some
+NEVER = (404, 405, 410, 501, 505)
+# Signs in an error's code, type or words, in small letters.
+OUT_OF_MONEY = ("insufficient_quota", "billing_", "credit balance", "spend limit", "api usage limits")
+TOO_LONG = (
+    "context_length_exceeded", "maximum context length", "exceed_context_size", "string_above_max_length",
+    "prompt is too long", "request too large", "input is too long", "exceed context limit",
+)  # fmt: skip
+FILTERED = ("content_filter", "content filter", "content policy", "content_policy",
+            "content management policy", "invalid_prompt")  # fmt: skip
+# Settings that a model may refuse, for every request alike.
+SETTINGS = {
+    "temperature": "Set `temperature` (of a judge: `judge_temperature`) to 1.",
+    "max_tokens": "Lower `max_tokens` (of a judge: `judge_max_tokens`).",
+    "max_completion_tokens": "Lower `max_tokens` (of a judge: `judge_max_tokens`).",
+}
 LONGEST_MESSAGE = 500
 CONNECT_S = 30.0
 
@@ -95,12 +112,29 @@ def timeout_arguments(limits: Limits) -> dict[str, float]:
     return {"timeout": limits.stall_s, "connect": min(limits.stall_s, CONNECT_S), "pool": limits.timeout_s}
 
 
-def unanswered(error: Exception, limits: Limits, key: str) -> Retryable:
-    """The error to raise where there was no answer: a broken connection, or silence for too long."""
-    cause = error.__cause__
-    if "Timeout" not in type(cause).__name__:
-        return Retryable("connection", told(f"{error} {cause or ''}".strip(), key))
-    if "Connect" in type(cause).__name__:
+@contextmanager
+def reading(error: type[Exception], key: str) -> Iterator[None]:
+    """What an SDK does not check when it parses fails anywhere: a body of another shape is told as such."""
+    try:
+        yield
+    except (error, ValueError, TypeError, AttributeError, LookupError) as problem:
+        raise Retryable("bad_reply", told(f"the reply cannot be read: {problem}", key)) from problem
+
+
+def unsent(error: Exception, key: str) -> Skipped:
+    """The error to raise for a request that an SDK itself does not take."""
+    return Skipped("bad_request", told(f"the request cannot be sent: {error}", key))
+
+
+def unanswered(error: Exception, limits: Limits, key: str) -> Exception:
+    """The error to raise where there was no answer: no address, a broken connection, silence for too long."""
+    cause = type(error.__cause__).__name__
+    words = told(f"{error} {error.__cause__ or ''}".strip(), key)
+    if cause in ("UnsupportedProtocol", "InvalidURL"):
+        return Fatal(f"nobody can be reached at this address: {words}\nMend `base_url`.")
+    if "Timeout" not in cause:
+        return Retryable("connection", words)
+    if "Connect" in cause:
         return Retryable("connection", "nobody took the connection in time")
     return Retryable("timeout", f"no byte for {limits.stall_s:g} s (`stall_s`)")
 
@@ -132,29 +166,34 @@ def meaning(
     """The error to raise for an HTTP status. `message` must be fit to be stored."""
     code = f"{_field(body, 'code')} {_field(body, 'type')}".lower()
     words = f"{code} {message}".lower()
-    if status in (402, 429) and any(sign in words for sign in OUT_OF_MONEY):
+    if status == 402 or (status in (400, 403, 429) and _any(OUT_OF_MONEY, words)):
         return Fatal(f"the account is out of money or quota: {message}\nRaise its limit, then run again.")
-    if status in (408, 409, 425, 429) or status >= 500:
+    if status == 413 or _any(TOO_LONG, words):
+        return Skipped("too_long", f"HTTP {status}: {message}")
+    if status in AGAIN or (status >= 500 and status not in NEVER) or headers.get(SHALL_RETRY) == "true":
         kind = "rate_limit" if status in (429, 529) else "server"
+        if headers.get(SHALL_RETRY) == "false":
+            return Skipped(kind, f"HTTP {status}, not to be tried again: {message}")
         return Retryable(kind, f"HTTP {status}: {message}", retry_after_s(headers), allowed(headers))
     if status == 401:
         # The server's words are left out: some quote the key.
         return Fatal(f"the key in {variable} was refused (HTTP 401)\nSet a valid key, then run again.")
-    if status in (402, 403):
+    if status == 403:
         return Fatal(
             f"the account may not do this (HTTP {status}): {message}\nCheck the key's rights and the region."
         )
-    if status == 404:
+    if status in NEVER or status < 400:
         return Fatal(
-            f"no such model or address: {model!r} (HTTP 404): {message}\nCheck `model` and `base_url`."
+            f"no such model or address: {model!r} (HTTP {status}): {message}\nCheck `model` and `base_url`."
         )
-    if "content_filter" in words or "content policy" in words or "content management policy" in words:
+    if _any(FILTERED, words):
         return Skipped("content_filter", message)
-    if status == 400 and ("credit balance" in words or "billing" in words):
-        return Fatal(f"the account is out of money: {message}\nRaise its limit, then run again.")
-    if status == 400 and (_field(body, "param") == "temperature" or "`temperature`" in words):
-        return Fatal(
-            f"{model!r} does not take this temperature: {message}\n"
-            "Set `temperature` (of a judge: `judge_temperature`) to 1."
-        )
+    said = _field(body, "message")
+    for name, way_out in SETTINGS.items():
+        if _field(body, "param") == name or f"`{name}`" in said or said.startswith(f"{name}:"):
+            return Fatal(f"{model!r} does not take this {name}: {message}\n{way_out}")
     return Skipped("bad_request", f"HTTP {status}: {message}")
+
+
+def _any(signs: Iterable[str], words: str) -> bool:
+    return any(sign in words for sign in signs)

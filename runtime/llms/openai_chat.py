@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from openai import APIConnectionError, APIError, APIStatusError, AsyncOpenAI, BadRequestError, Timeout
+from openai import APIConnectionError, APIStatusError, AsyncOpenAI, BadRequestError, OpenAIError, Timeout
 
 from runtime.declare import OpenAiLLM
-from runtime.llms.base import Reply, Request, Retryable, Skipped, Usage
-from runtime.llms.http import allowed, api_key, raw, refused, timeout_arguments, told, unanswered
+from runtime.llms.base import Reply, Request, Skipped, Usage
+from runtime.llms.http import allowed, api_key, raw, reading, refused, timeout_arguments, unanswered, unsent
 
 
 class OpenAiChat:
@@ -60,14 +60,14 @@ class OpenAiChat:
         try:
             create = self._client.chat.completions.with_raw_response.create
             answer = await create(**self._arguments(request, limit_name))
-            return replace(read_completion(answer.parse()), allowed=allowed(answer.headers))
         except APIStatusError:
             raise
         except APIConnectionError as error:
             raise unanswered(error, self._declaration.limits, self._key) from error
-        except (APIError, ValueError, TypeError, AttributeError, KeyError) as error:
-            # The SDK does not check what it parses, so a body of another shape fails anywhere.
-            raise Retryable("bad_reply", told(f"the reply cannot be read: {error}", self._key)) from error
+        except (OpenAIError, ValueError, TypeError) as error:
+            raise unsent(error, self._key) from error
+        with reading(OpenAIError, self._key):
+            return replace(read_completion(answer.parse()), allowed=allowed(answer.headers))
 
 
 def read_completion(completion: Any) -> Reply:
