@@ -224,6 +224,7 @@ DAYS = {
         "refused",
     ),
     "filtered before": Day(error(400, "flagged", code="content_filter"), EVER, "content_filter"),
+    "500s that quote the key": Day(error(500, f"no {KEY}"), EVER, "server"),
     "malformed": Day(error(400, "no such role"), EVER, "bad_request"),
 }
 ASKED_ONCE = {"refused", "content_filter", "bad_request"}
@@ -248,6 +249,7 @@ def test_bad_days(server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path, 
     good = {f"r{i}": f"re: question {i}" for i in range(12)}
     assert texts(outcomes) == good | (dict.fromkeys(struck, f"!{day.ends}") if day.ends else {})
     assert settled(tmp_path / "l") == Counter(good.keys())
+    assert KEY not in (tmp_path / "l").read_text()
     most = 1 if day.ends in ASKED_ONCE else min(day.tries + 1, int(day.limits.get("attempts", 4)))
     lines = [json.loads(line) for line in (tmp_path / "l").read_text().splitlines()]
     assert {line["id"]: line["attempts"] for line in lines} == {
