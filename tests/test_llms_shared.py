@@ -12,12 +12,17 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
+from compiler.output.describe import describe_jobs, write_descriptions
 from runtime.declare import LLM
 from runtime.llms import client, shared
 from runtime.llms.base import Failure, Message, Outcome, Reply, Request
 from runtime.llms.client import ask_all
 from runtime.llms.ledger import Ledger
 from runtime.llms.shared import FOLDER, Shelf
+from runtime.run_job import Outcome as End
+from runtime.run_job import run_job
+from runtime.store import Store
+from tests.compiler.specs import compile_text
 from tests.judge_server import JudgeServer, error
 
 pytestmark = pytest.mark.sdk
@@ -79,6 +84,31 @@ def test_a_larger_job_asks_only_what_is_new(server: JudgeServer, tmp_path: Path)
     third = job(tmp_path, "three", llm(server), requests(5))
     assert len(server.seen) == 5 and third.totals().cost_usd == 0
     assert len(list(folder.iterdir())) == 2, "who got nothing new shares nothing"
+
+
+SPEC = """\
+experiment: {name}
+llms: {{api: {{provider: openai, model: m, base_url: "{url}", usd_per_million_input: 0,
+             usd_per_million_output: 1}}}}
+sources: {{tasks: {{kind: world, size: 20}}}}
+stages:
+  prompts: {{kind: prepare, source: tasks, limit: {limit}}}
+  answers: {{kind: demonstrate, prompts: prompts, teacher: api}}
+"""
+
+
+def test_a_second_experiment_pays_for_what_it_adds(server: JudgeServer, tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    for name, limit in (("small", 3), ("large", 5)):
+        text = SPEC.format(name=name, url=server.openai, limit=limit)
+        program = compile_text(tmp_path, text)
+        write_descriptions(store, program, set(program.keys))
+        for description in describe_jobs(program):
+            assert run_job(store, description) is End.SEALED
+    assert len(server.seen) == 5
+    told = store.manifest("demonstrate", description["key"])["summary"]
+    assert (told["requests"], told["shared"], told["answered"]) == (2, 3, 5)
+    assert told["dollars"] == pytest.approx(2 * 4e-6)  # four tokens each
 
 
 # What the second job does otherwise -> whether it asks anew.
