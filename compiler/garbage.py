@@ -22,6 +22,7 @@ from runtime.stage import stage_kind
 from runtime.store import MANIFEST, Store
 
 TRAJECTORIES = ".trajectories"
+ANSWERS = ".answers"
 GRAVES = ".graves"  # what is being removed; whatever a killed removal left there goes next time
 KEY = re.compile(r"[0-9a-f]{40,64}")  # nothing else in a folder of artifacts is ever touched
 JOB_NAME = "#SBATCH --job-name="
@@ -30,11 +31,15 @@ DAY_S = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What the named specs need: artifacts by key, experiments, and states of trainings to go on from."""
+    """What the named specs need: artifacts by key, experiments, and states of trainings to go on from.
+
+    answers: whether those of paid models stay, which any spec may ask for.
+    """
 
     keys: frozenset[str] = frozenset()
     experiments: frozenset[str] = frozenset()
     trajectories: frozenset[str] = frozenset()
+    answers: bool = True
 
 
 def needs_of(programs: Iterable[Program], finished: frozenset[str] = frozenset()) -> Needs:
@@ -205,6 +210,9 @@ def _unneeded(contents: _Contents, needs: Needs, busy: set[str]) -> Iterator[tup
     for path in _listing(root / TRAJECTORIES):
         if path.name not in trajectories and owner_of(path / "claim") is None:
             yield TRAJECTORIES, path, ""
+    for path in _listing(root / ANSWERS):
+        if not needs.answers and not busy:  # whoever is at work may be writing there
+            yield ANSWERS, path, ""
     for path in _listing(root / GRAVES):
         yield GRAVES, path, ""
 

@@ -175,9 +175,12 @@ class Limits(Frozen):
     """How hard one may press a provider; never changes what it answers."""
 
     concurrency: int = speed(16, doc="requests in flight", ge=1)
-    requests_per_minute: int | None = speed(None, doc="cap on requests a minute", ge=1)
-    tokens_per_minute: int | None = speed(None, doc="cap on tokens a minute", ge=1)
-    timeout_s: float = speed(120.0, doc="seconds before one attempt is given up", gt=0)
+    requests_per_minute: int | None = speed(
+        None, doc="requests a minute; none: by the server's headers", ge=1
+    )
+    tokens_per_minute: int | None = speed(None, doc="tokens a minute; none: by the server's headers", ge=1)
+    timeout_s: float = speed(300.0, doc="seconds before one attempt is given up", gt=0)
+    stall_s: float = speed(120.0, doc="seconds without a byte before an attempt is given up", gt=0)
     attempts: int = speed(6, doc="tries before a request is recorded as failed", ge=1)
 
 
@@ -186,6 +189,7 @@ class _Asked(Frozen):
     base_url: str | None = nothing(None, doc="another server that speaks the same protocol")
     system: str | None = result(None, doc="system prompt")
     limits: Limits = speed(Limits(), doc="rates and timeouts")
+    shared: bool = speed(True, doc="whether answers are shared by all jobs of the store; see docs/llms.md")
     usd_per_million_input: float | None = nothing(None, doc="price of input tokens", ge=0)
     usd_per_million_output: float | None = nothing(None, doc="price of output tokens", ge=0)
 

@@ -24,6 +24,7 @@ from runtime.llms.client import Progress, ask_all
 from runtime.llms.ledger import NAME as LEDGER
 from runtime.llms.ledger import Ledger
 from runtime.llms.purse import purse_of
+from runtime.llms.shared import shelf_of
 
 Shown = Literal["ab", "ba"]  # which answer comes first
 Choice = Literal["first", "second", "tie"]
@@ -290,7 +291,7 @@ def count(verdicts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 def judge_job(job: Job, declaration: LLM, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """Judge pairs with the settings of a job's config; leaves verdicts and ledger in its artifact."""
-    with Ledger(job.scratch / LEDGER, purse_of(job)) as ledger:
+    with Ledger(job.scratch / LEDGER, purse_of(job), shelf_of(job)) as ledger:
         verdicts = judge(pairs, declaration, job.config, ledger, job.progress)
         ledger.copy_to(job.out)
         job.report(**count(verdicts), **ledger.totals().figures())

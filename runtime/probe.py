@@ -2,8 +2,8 @@
 
     python -m runtime.probe FOLDER NAME [KEY...]
 
-Writes FOLDER/NAME.json by a rename. Of the environment variables KEY it tells whether they are set, and
-never what they hold.
+Writes FOLDER/NAME.json by a rename. Of the keys KEY it tells whether they are there (see `runtime.keys`),
+and never what they are.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.files import write_json
+from runtime.keys import BadKey, find_key
 from runtime.provenance import PACKAGES, code_digest
 
 HERE = "here"  # a file that `doctor` leaves in FOLDER; the node must see it, and may not take its name
@@ -97,6 +98,14 @@ def _temporary() -> str:
         return f"{asked or tempfile.gettempdir()}: {error.strerror}"
 
 
+def _key(name: str) -> bool | str:
+    """Whether a key is there; why not, where it cannot be used."""
+    try:
+        return bool(find_key(name))
+    except BadKey as error:
+        return str(error)
+
+
 def probe(folder: Path, keys: list[str]) -> dict[str, Any]:
     packages, network = _packages(), Path("/sys/class/net")
     seen = (folder / HERE).exists()
@@ -111,7 +120,7 @@ def probe(folder: Path, keys: list[str]) -> dict[str, Any]:
         "compiles": _compiles(),
         "interfaces": sorted(p.name for p in network.iterdir()) if network.is_dir() else [],
         "commands": {name: shutil.which(name) is not None for name in COMMANDS},
-        "keys": {name: bool(os.environ.get(name)) for name in keys},
+        "keys": {name: _key(name) for name in keys},
         "temporary": _temporary(),
         "seen": seen,
         "takes": seen and _may_take(folder),

@@ -22,7 +22,8 @@ class Fault:
     """What the server does instead of answering.
 
     status, headers, body: an answer of this kind (body: JSON data, or raw text).
-    reset: the connection is cut. slow: seconds to wait, then a proper answer.
+    reset: the connection is cut. slow: seconds to wait, then a proper answer. drip: seconds before each
+    byte of a proper answer. torn: the proper answer ends halfway, and the connection is closed.
     """
 
     status: int = 0
@@ -30,6 +31,8 @@ class Fault:
     body: Any = None
     reset: bool = False
     slow: float = 0.0
+    drip: float = 0.0
+    torn: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class JudgeServer:
         self.answer = answer
         self.latency = latency
         self.port = port
+        self.headers: dict[str, str] = {}  # of every proper answer
         self.seen: list[Seen] = []
         self.most_at_once = 0
         self._at_once = 0
@@ -158,10 +162,18 @@ class JudgeServer:
             writer.transport.abort()
             return False
         if fault and fault.status:
-            _send(writer, fault.status, fault.headers, fault.body)
+            writer.write(_raw(fault.status, fault.headers, fault.body))
         else:
             make = anthropic_reply if seen.path.endswith("/messages") else openai_reply
-            _send(writer, 200, {}, make(seen, self.answer(seen)))
+            headers = {"x-request-id": f"q{number}", "request-id": f"q{number}", **self.headers}
+            raw = _raw(200, headers, make(seen, self.answer(seen)))
+            if fault and fault.torn:
+                writer.write(raw[: -len(raw) // 4])
+                return False
+            for part in (raw[i : i + 1] for i in range(len(raw))) if fault and fault.drip else (raw,):
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(fault.drip if fault else 0)
         await writer.drain()
         return True
 
@@ -175,11 +187,11 @@ async def _read(reader: asyncio.StreamReader) -> Seen:
     return Seen(head[0].split()[1], headers, json.loads(body or b"{}"))
 
 
-def _send(writer: asyncio.StreamWriter, status: int, headers: dict[str, str], body: Any) -> None:
+def _raw(status: int, headers: dict[str, str], body: Any) -> bytes:
     raw = (body if isinstance(body, str) else json.dumps(body)).encode()
     lines = {"content-type": "application/json", "content-length": str(len(raw)), **headers}
     head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
-    writer.write(f"HTTP/1.1 {status} X\r\n{head}\r\n".encode() + raw)
+    return f"HTTP/1.1 {status} X\r\n{head}\r\n".encode() + raw
 
 
 def main() -> None:

@@ -183,6 +183,21 @@ def test_states_of_trainings_and_realisations_go_with_those_who_need_them(store:
     ]
 
 
+def test_answers_go_only_where_one_says_so_and_nobody_works(store: Store) -> None:
+    folder = store.root / ".answers" / "judge-0123"
+    folder.mkdir(parents=True)
+    (folder / "one.jsonl").write_text("{}\n")
+    unneeded = Needs(answers=False)
+    assert names(find(store, Needs())) == []
+    assert names(find(store, unneeded)) == [".answers/j"]
+    claim = try_claim(store.claim_folder(A))
+    assert claim is not None and names(find(store, unneeded)) == []
+    claim.release()
+    for entry in find(store, unneeded).entries:
+        remove(store, entry)
+    assert not folder.exists()
+
+
 def test_states_of_finished_trainings_may_go(tmp_path: Path) -> None:
     program = compile_text(tmp_path, STUDY)
     base = next(i for i in program.identities if i.recipe["kind"] == "sft")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -10,6 +11,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from pydantic import TypeAdapter
 from runtime.declare import LLM
 from runtime.job import JobError
 from runtime.llms import client
-from runtime.llms.base import Failure, Message, Outcome, Reply, Request
+from runtime.llms.base import Failure, Fatal, Message, Outcome, Reply, Request, Retryable, Skipped
 from runtime.llms.client import addressed, ask_all, backoff_s
 from runtime.llms.http import meaning, retry_after_s, told
 from runtime.llms.ledger import Ledger
@@ -146,38 +149,139 @@ def test_two_requests_of_one_id_are_refused(llm: Callable[..., LLM], tmp_path: P
         ask(llm(), [*requests(1), *requests(1)], tmp_path / "l")
 
 
-# ---------------------------------------------------------------- faults
+# ---------------------------------------------------------------- bad days
 
 
-FAULTS = {
-    "rate limit": rate_limited(0.2),
-    "rate limit without a time": Fault(429, body={"error": {"message": "slow down"}}),
-    "overloaded": error(529, "overloaded"),
-    "server error": error(500),
-    "bad gateway in HTML": Fault(502, {"content-type": "text/html"}, "<html>bad gateway</html>"),
-    "reset": Fault(reset=True),
-    "slow": Fault(slow=3),
-    "not JSON": Fault(200, body="{torn"),
-    "not JSON by its type": Fault(200, {"content-type": "text/plain"}, "busy"),
-    "another shape": Fault(200, body={"hello": 1}),
-    "a list": Fault(200, body=[1]),
-    "null": Fault(200, body=None),
+@dataclass(frozen=True)
+class Day:
+    """What befalls the first `tries` tries of every third request, and how these end.
+
+    fault: the same for both protocols, or made for each. ends: the kind of the failure; empty: answered.
+    """
+
+    fault: Fault | Callable[[Seen], Fault]
+    tries: int = 1
+    ends: str = ""
+    every: int = 3
+    limits: dict[str, float] = field(default_factory=dict[str, float])
+
+
+def dated(skew_s: float) -> Callable[[Seen], Fault]:
+    """A 429 until now, by a clock that is so much ahead of ours."""
+
+    def fault(seen: Seen) -> Fault:
+        now = formatdate(time.time() + skew_s, usegmt=True)
+        return Fault(429, {"date": now, "retry-after": now}, {"error": {"message": "slow down"}})
+
+    return fault
+
+
+def answered(**more: Any) -> Callable[[Seen], Fault]:
+    """A proper answer but for some fields: of Anthropic's message, or of OpenAI's (`choices`)."""
+
+    def fault(seen: Seen) -> Fault:
+        make = anthropic_reply if seen.path.endswith("/messages") else openai_reply
+        return Fault(200, body=make(seen, "") | more)
+
+    return fault
+
+
+def choice(reason: str, **message: Any) -> list[dict[str, Any]]:
+    said = {"role": "assistant", "content": None, **message}
+    return [{"index": 0, "finish_reason": reason, "message": said}]
+
+
+EVER = 99
+NO_TIME = Fault(429, body={"error": {"message": "slow down"}})
+DAYS = {
+    "429s with a time": Day(rate_limited(0.05), 2),
+    "429s without a time": Day(NO_TIME, 2),
+    "429s for all, thrice": Day(NO_TIME, 3, every=1),
+    "429s for all with times, thrice": Day(rate_limited(0.02), 3, every=1),
+    "429s for ever": Day(NO_TIME, EVER, "rate_limit"),
+    "429s of a clock an hour fast": Day(dated(3600), 2),
+    "429s of a clock an hour slow": Day(dated(-3600), 2),
+    "overloaded": Day(error(529, "overloaded"), 2),
+    "500s": Day(error(500), 3),
+    "503s for ever": Day(error(503), EVER, "server"),
+    "bad gateway in HTML": Day(Fault(502, {"content-type": "text/html"}, "<html>bad gateway</html>"), 2),
+    "resets": Day(Fault(reset=True), 3),
+    "resets for ever": Day(Fault(reset=True), EVER, "connection"),
+    "cut off halfway": Day(Fault(torn=True), 2),
+    "silence": Day(Fault(slow=60), 1, limits={"stall_s": 1}),
+    "silence for ever": Day(Fault(slow=60), EVER, "timeout", limits={"stall_s": 0.4, "attempts": 2}),
+    "a slow drip": Day(Fault(drip=0.1), 1, limits={"timeout_s": 1}),
+    "JSON cut off": Day(Fault(200, body='{"choices": [{"message"'), 2),
+    "not JSON by its type": Day(Fault(200, {"content-type": "text/plain"}, "busy"), 2),
+    "another shape": Day(Fault(200, body={"hello": 1}), 2),
+    "a list": Day(Fault(200, body=[1])),
+    "null": Day(Fault(200, body=None)),
+    "nothing in it": Day(answered(choices=[], content=[]), 2),
+    "nothing in it for ever": Day(answered(choices=[], content=[]), EVER, "bad_reply"),
+    "a refusal": Day(
+        answered(choices=choice("stop", refusal="I will not"), content=[], stop_reason="refusal"),
+        EVER,
+        "refused",
+    ),
+    "filtered before": Day(error(400, "flagged", code="content_filter"), EVER, "content_filter"),
+    "500s that quote the key": Day(error(500, f"no {KEY}"), EVER, "server"),
+    "malformed": Day(error(400, "no such role"), EVER, "bad_request"),
 }
+ASKED_ONCE = {"refused", "content_filter", "bad_request"}
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_passing_faults_are_overcome(
-    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path, name: str
-) -> None:
-    """Every third first try fails; all requests are answered, and each goes to the ledger once."""
+@pytest.mark.parametrize("name", DAYS)
+def test_bad_days(server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path, name: str) -> None:
+    """One settled row for each request, none lost, none asked more often than `attempts` says."""
+    day, seen_of = DAYS[name], Counter[str]()
+
+    def script(number: int, seen: Seen) -> Fault | None:
+        seen_of[seen.text] += 1
+        if int(seen.text.removeprefix("question ")) % day.every or seen_of[seen.text] > day.tries:
+            return None
+        return day.fault if isinstance(day.fault, Fault) else day.fault(seen)
+
+    server.answer, server.script = echo, script
+    declared = llm(limits={"concurrency": 4, "attempts": 4, "timeout_s": 30, **day.limits})
+    outcomes = ask(declared, requests(12), tmp_path / "l")
+
+    struck = {f"r{i}" for i in range(0, 12, day.every)}
+    good = {f"r{i}": f"re: question {i}" for i in range(12)}
+    assert texts(outcomes) == good | (dict.fromkeys(struck, f"!{day.ends}") if day.ends else {})
+    assert settled(tmp_path / "l") == Counter(good.keys())
+    assert KEY not in (tmp_path / "l").read_text()
+    most = 1 if day.ends in ASKED_ONCE else min(day.tries + 1, int(day.limits.get("attempts", 4)))
+    lines = [json.loads(line) for line in (tmp_path / "l").read_text().splitlines()]
+    assert {line["id"]: line["attempts"] for line in lines} == {
+        id_: most if id_ in struck else 1 for id_ in good
+    }
+    assert seen_of == {f"question {line['id'][1:]}": line["attempts"] for line in lines}
+
+    server.script, before = None, len(server.seen)
+    assert texts(ask(declared, requests(12), tmp_path / "l")) == good
+    assert len(server.seen) - before == (len(struck) if day.ends else 0)  # only failures are asked again
+
+
+def test_ledger_lines_can_be_audited(server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path) -> None:
+    """What the provider said of itself stands in the line; refusals are paid, so their tokens do too."""
+    declared = llm(usd_per_million_input=2.0, usd_per_million_output=10.0)
+    refusal = DAYS["a refusal"].fault
+    assert not isinstance(refusal, Fault)
     server.answer = echo
-    server.script = lambda number, seen: FAULTS[name] if number % 3 == 0 and number < 12 else None
-    outcomes = ask(llm(limits={"timeout_s": 0.4}), requests(12), tmp_path / "l")
-    assert texts(outcomes) == {f"r{i}": f"re: question {i}" for i in range(12)}
-    assert settled(tmp_path / "l") == Counter(outcomes.keys())
-    assert len(server.seen) == 16
-    attempts = [json.loads(line)["attempts"] for line in (tmp_path / "l").read_text().splitlines()]
-    assert sum(attempts) == 16
+    server.script = lambda number, seen: refusal(seen) if seen.text == "question 1" else None
+    with Ledger(tmp_path / "l") as ledger:
+        ask_all(declared, requests(2), ledger)
+        assert ledger.totals().cost_usd == pytest.approx(2 * (2 * 2.0 + 4 * 10.0) / 1e6)
+    replied, refused = sorted(
+        (json.loads(line) for line in (tmp_path / "l").read_text().splitlines()), key=lambda line: line["id"]
+    )
+    told = {"id": "r0", "reply": "re: question 0", "finish_reason": "stop", "model": "judge-snapshot"}
+    paid = {"attempts": 1, "input_tokens": 2, "output_tokens": 4, "cost_usd": 4.4e-05}
+    assert replied.items() >= (told | paid).items()
+    assert replied["raw"]["id"] in ("c", "m") and replied["raw"]["request_id"] in ("q0", "q1")
+    counted = {"prompt_tokens", "input_tokens"} & replied["raw"]["usage"].keys()
+    assert [replied["raw"]["usage"][name] for name in counted] == [2]
+    assert refused.items() >= ({"id": "r1"} | paid).items() and refused["failure"]["kind"] == "refused"
 
 
 def test_all_wait_as_long_as_the_server_asked(
@@ -201,6 +305,18 @@ def test_requests_a_minute_hold(server: JudgeServer, llm: Callable[..., LLM], tm
     assert time.monotonic() - started >= 0.99
 
 
+@pytest.mark.parametrize("stated", [None, 60_000])
+def test_requests_a_minute_are_learnt_from_headers_where_they_are_not_stated(
+    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path, stated: int | None
+) -> None:
+    declared = llm(limits={"concurrency": 1, "requests_per_minute": stated})
+    header = {"openai": "x-ratelimit-limit-requests", "anthropic": "anthropic-ratelimit-requests-limit"}
+    server.headers = {header[declared.provider]: "120"}
+    started = time.monotonic()
+    ask(declared, requests(3), tmp_path / "l")
+    assert stated or time.monotonic() - started >= 0.45
+
+
 def test_one_bad_request_is_left_out(server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path) -> None:
     def script(number: int, seen: Seen) -> Fault | None:
         return error(400, "too long", type="invalid_request_error") if seen.text == "question 3" else None
@@ -210,33 +326,6 @@ def test_one_bad_request_is_left_out(server: JudgeServer, llm: Callable[..., LLM
     failure = outcomes["r3"]
     assert isinstance(failure, Failure) and failure.kind == "bad_request" and "too long" in failure.message
     assert sum(isinstance(o, Reply) for o in outcomes.values()) == 5 and len(server.seen) == 6
-
-
-def test_refusals_and_filters_are_failures_of_their_own(
-    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path
-) -> None:
-    def script(number: int, seen: Seen) -> Fault | None:
-        if seen.path.endswith("/messages"):
-            body: dict[str, Any] = anthropic_reply(seen, "") | {"content": [], "stop_reason": "refusal"}
-        else:
-            body = openai_reply(seen, "")
-            body["choices"][0]["message"] = {"role": "assistant", "content": None, "refusal": "I will not"}
-        return Fault(200, body=body) if seen.text == "question 1" else None
-
-    server.script = script
-    assert texts(ask(llm(), requests(3), tmp_path / "l"))["r1"] == "!refused"
-    assert len(server.seen) == 3
-
-
-def test_persistent_faults_end_in_a_failure(
-    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path
-) -> None:
-    server.script = lambda number, seen: error(503, "down") if seen.text == "question 2" else None
-    outcomes = ask(llm(limits={"attempts": 3}), requests(5), tmp_path / "l")
-    assert texts(outcomes)["r2"] == "!server" and len(server.seen) == 4 + 3
-    server.script = None
-    again = ask(llm(), requests(5), tmp_path / "l")  # a failure is asked again, a reply is not
-    assert isinstance(again["r2"], Reply) and len(server.seen) == 8
 
 
 # ---------------------------------------------------------------- the end of a run
@@ -393,8 +482,6 @@ def test_stopped_run_asks_again_only_what_is_missing(
 
 
 def test_backoff_grows_and_obeys_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    from runtime.llms.base import Retryable
-
     monkeypatch.setattr(client, "BACKOFF_S", 0.5)
     for attempt in range(1, 12):
         longest = min(client.LONGEST_BACKOFF_S, 0.5 * 2 ** (attempt - 1))
@@ -463,3 +550,73 @@ def test_those_that_wait_their_turn_keep_the_servers_pause_too(
     server.script = script
     ask(llm(limits={"requests_per_minute": 300}), requests(4), tmp_path / "l")
     assert min(arrived[1:]) - arrived[0] >= 0.95
+
+
+# ---------------------------------------------------------------- what an error means
+
+# Status -> what is done. Of every status for which either SDK has an error class, and some more.
+STATUSES: dict[int, type[Exception]] = {
+    308: Fatal, 400: Skipped, 401: Fatal, 402: Fatal, 403: Fatal, 404: Fatal, 405: Fatal, 408: Retryable,
+    409: Retryable, 410: Fatal, 412: Skipped, 413: Skipped, 422: Skipped, 425: Retryable, 429: Retryable,
+    431: Skipped, 499: Retryable, 500: Retryable, 501: Fatal, 502: Retryable, 503: Retryable,
+    504: Retryable, 520: Retryable, 529: Retryable,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_statuses(status: int) -> None:
+    assert type(meaning(status, {}, {}, "no", variable="K", model="m")) is STATUSES[status]
+
+
+@pytest.mark.parametrize("sdk", ["openai", "anthropic"])
+def test_no_error_class_of_an_sdk_is_without_a_meaning(sdk: str) -> None:
+    waiting, known = [importlib.import_module(sdk).APIStatusError], set[int]()
+    while waiting:
+        waiting += (found := waiting.pop()).__subclasses__()
+        known |= {n for n in [getattr(found, "status_code", None)] if isinstance(n, int)}
+    assert {400, 401, 403, 404, 429} <= known <= STATUSES.keys()
+
+
+# Status, words and fields of an error as vendors and servers put them -> what is done, by its kind or words.
+WORDS: list[tuple[int, str, dict[str, str], type[Exception], str]] = [
+    (429, "You exceeded your current quota", {"code": "insufficient_quota"}, Fatal, "out of money"),
+    (429, "You exceeded your current quota, check billing", {}, Retryable, "rate_limit"),
+    (400, "hard limit", {"code": "billing_hard_limit_reached"}, Fatal, "out of money"),
+    (400, "You have reached your specified API usage limits.", {}, Fatal, "out of money"),
+    (403, "no", {"type": "billing_error"}, Fatal, "out of money"),
+    (402, "Insufficient Balance", {}, Fatal, "out of money"),
+    (429, "Request too large for m on tokens per min", {"code": "rate_limit_exceeded"}, Skipped, "too_long"),
+    (400, "no", {"code": "context_length_exceeded"}, Skipped, "too_long"),
+    (400, "This model's maximum context length is 2048 tokens", {"param": "max_tokens"}, Skipped, "too_long"),
+    (400, "prompt is too long: 210000 tokens > 200000 maximum", {}, Skipped, "too_long"),
+    (400, "input length and `max_tokens` exceed context limit", {}, Skipped, "too_long"),
+    (400, "max_tokens: 99999 > 8192, which is the maximum allowed", {}, Fatal, "Lower `max_tokens`"),
+    (400, "max_tokens is too large: 9", {"param": "max_tokens"}, Fatal, "Lower `max_tokens`"),
+    (400, "temperature: range: 0..1", {}, Fatal, "does not take this temperature"),
+    (400, "flagged", {"code": "invalid_prompt"}, Skipped, "content_filter"),
+    (400, "Output blocked by content filtering policy", {}, Skipped, "content_filter"),
+    (400, "triggered Azure OpenAI's content management policy", {}, Skipped, "content_filter"),
+    (400, "temperatures: are they too high?", {}, Skipped, "bad_request"),
+]
+
+
+@pytest.mark.parametrize(("status", "words", "fields", "expected", "told"), WORDS)
+def test_words(status: int, words: str, fields: dict[str, str], expected: type[Exception], told: str) -> None:
+    body = {"error": {"message": words, **fields}}
+    found = meaning(status, {}, body, words, variable="K", model="m")
+    assert type(found) is expected and told in f"{found} {getattr(found, 'kind', '')}"
+
+
+def test_servers_say_whether_to_try_again() -> None:
+    def kind(status: int, header: str) -> tuple[type[Exception], str]:
+        found = meaning(status, {"x-should-retry": header}, {}, "no", variable="K", model="m")
+        return type(found), getattr(found, "kind", "")
+
+    assert kind(429, "false") == (Skipped, "rate_limit")
+    assert kind(503, "false") == (Skipped, "server")
+    assert kind(418, "true") == (Retryable, "server")
+
+
+def test_an_address_without_a_scheme_stops_the_run(llm: Callable[..., LLM], tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="nobody can be reached at this address"):
+        ask(llm(base_url="127.0.0.1:9"), requests(1), tmp_path / "l")

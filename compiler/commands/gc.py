@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("--keep-days", type=click.FloatRange(min=0), default=0.0, help="Keep what is younger.")
 @click.option("--all", "everything", is_flag=True, help="Name no spec: nothing is needed.")
 @click.option("--states", is_flag=True, help="Also states of finished trainings, to go on from later.")
+@click.option("--answers", is_flag=True, help="Also answers of paid models, which jobs share.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @store_option
 @set_option
@@ -32,6 +34,7 @@ def command(
     keep_days: float,
     everything: bool,
     states: bool,
+    answers: bool,
     yes: bool,
 ) -> None:
     """Remove from the store what the named specs do not need.
@@ -51,6 +54,7 @@ def command(
     store = open_store(store_path)
     finished = store.sealed() if states else frozenset[str]()
     needs = garbage.needs_of((compile_(spec, overrides, store) for spec in specs), finished)
+    needs = replace(needs, answers=not answers)
     found = garbage.find(store, needs, keep_days)
     click.echo(garbage.to_text(found))
     if dry_run or not found.entries or not (yes or click.confirm("Remove it?")):

@@ -276,10 +276,15 @@ def _check_gpus(group: str, told: Mapping[str, Any], gpus: int) -> Iterator[Chec
 
 def _check_keys(group: str, told: Mapping[str, Any], needs: Needs) -> Iterator[Check]:
     for name, there in told["keys"].items():
-        if there:
+        if isinstance(there, str):
+            problem, _, fix = there.partition("\n")
+            yield Check(group, "problem", problem, fix)
+        elif there:
             yield Check(group, "ok", f"{name} is set (and not shown)")
         elif needs.keys.get(name):
-            fix = f"export {name}=... before `alignc run` or `submit`; jobs get your environment"
+            fix = (
+                f"export {name}=... before `alignc run` or `submit`, or name its file in the profile's `keys`"
+            )
             yield Check(group, "problem", f"{name} is not set", fix)
         else:
             yield Check(group, "ok", f"{name} is not set; the server of the spec is one's own")

@@ -122,6 +122,11 @@ class Profile(Frozen):
     gpu_type: str | None = Field(None, description="type in `--gres=gpu:TYPE:N`; none: any GPU")
     setup: list[str] = Field(default_factory=list, description="shell lines before the job (modules, conda)")
     environment: dict[str, str] = Field(default_factory=dict, description="environment variables of the jobs")
+    keys: dict[Annotated[str, Field(pattern=r"^[A-Za-z_]\w*$")], str] = Field(
+        default_factory=dict,
+        description="keys of services: the variable that an llm's `api_key_env` names -> a file that holds "
+        "the key, which you alone may read (chmod 600)",
+    )
     python: str | None = Field(
         None, description="Python on the nodes; none: the one that submits (in a container: `python3`)"
     )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from anthropic import AnthropicError, APIConnectionError, APIStatusError, APITimeoutError, AsyncAnthropic
+from anthropic import AnthropicError, APIConnectionError, APIStatusError, AsyncAnthropic, Timeout
 
 from runtime.declare import AnthropicLLM
-from runtime.llms.base import Reply, Request, Retryable, Skipped, Usage
-from runtime.llms.http import api_key, refused, told
+from runtime.llms.base import Reply, Request, Skipped, Usage
+from runtime.llms.http import allowed, api_key, raw, reading, refused, timeout_arguments, unanswered, unsent
 
-FINISH = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length"}
+FINISH = {
+    "end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+}  # fmt: skip
 
 
 class AnthropicMessages:
@@ -23,22 +27,20 @@ class AnthropicMessages:
             api_key=self._key,
             base_url=declaration.base_url,
             max_retries=0,
-            timeout=declaration.limits.timeout_s,
+            timeout=Timeout(**timeout_arguments(declaration.limits)),
         )
 
     async def ask(self, request: Request) -> Reply:
         try:
-            return _read(await self._client.messages.create(**self._arguments(request)))
+            answer = await self._client.messages.with_raw_response.create(**self._arguments(request))
         except APIStatusError as error:
             raise refused(error, self._declaration, self._key) from error
-        except APITimeoutError as error:
-            raise Retryable("timeout", "the server took too long") from error
         except APIConnectionError as error:
-            raise Retryable(
-                "connection", told(f"{error} {error.__cause__ or ''}".strip(), self._key)
-            ) from error
-        except (AnthropicError, ValueError, TypeError, AttributeError, KeyError) as error:
-            raise Retryable("bad_reply", told(f"the reply cannot be read: {error}", self._key)) from error
+            raise unanswered(error, self._declaration.limits, self._key) from error
+        except (AnthropicError, ValueError, TypeError) as error:
+            raise unsent(error, self._key) from error
+        with reading(AnthropicError, self._key):
+            return replace(read_message(await answer.parse()), allowed=allowed(answer.headers))
 
     async def close(self) -> None:
         await self._client.close()
@@ -61,14 +63,14 @@ class AnthropicMessages:
         return made
 
 
-def _read(message: Any) -> Reply:
+def read_message(message: Any) -> Reply:
     """A message as a reply. Raises whatever a body of another shape makes it raise."""
+    used = message.usage
+    usage = Usage(used.input_tokens or 0, used.output_tokens or 0) if used else Usage()
     if message.stop_reason == "refusal":
-        raise Skipped("refused", "the model refused")
+        raise Skipped("refused", "the model refused", usage)
     texts = [block.text for block in message.content if block.type == "text"]
     reason = FINISH.get(message.stop_reason, message.stop_reason or "")
     if not texts and reason != "length":
         raise ValueError("it has no text")
-    used = message.usage
-    usage = Usage(used.input_tokens or 0, used.output_tokens or 0) if used else Usage()
-    return Reply("".join(texts), reason, usage, message.model or "")
+    return Reply("".join(texts), reason, usage, message.model or "", raw=raw(message))

@@ -48,11 +48,22 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Allowed:
+    """What a server says in its headers that it allows in a minute; None where it does not say."""
+
+    requests: int | None = None
+    tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer. Providers fill in the first four fields; the client measures the others.
+    """An answer. Providers fill in the first four fields and the last two; the client measures the others.
 
     `finish_reason` is `stop`, `length` or the provider's own word. `model` is the snapshot that the
-    provider says it used. `cost_usd` is None where the declaration states no prices.
+    provider says it used. `cost_usd` is None where the declaration states no prices. `raw` is what else
+    the provider said (its ids, its own count of tokens), for audits: it goes to the ledger, not further.
     """
 
     text: str
@@ -61,14 +72,21 @@ class Reply:
     model: str = ""
     latency_s: float = 0.0
     cost_usd: float | None = None
+    allowed: Allowed | None = field(default=None, compare=False)
+    raw: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A request that was given up. `kind` is the `kind` of the error that ended it."""
+    """A request that was given up. `kind` is the `kind` of the error that ended it.
+
+    A provider may have been paid all the same, say for a refusal.
+    """
 
     kind: str
     message: str
+    usage: Usage = Usage()
+    cost_usd: float | None = None
 
 
 Outcome = Reply | Failure
@@ -77,21 +95,28 @@ Outcome = Reply | Failure
 class Retryable(Exception):
     """The same request may succeed later: rate limits, time-outs, broken connections, server errors.
 
-    `retry_after`: seconds that the server asked to wait, where it did.
+    `retry_after`: seconds that the server asked to wait, where it did; `allowed`: its rates, likewise.
     """
 
-    def __init__(self, kind: str, message: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self, kind: str, message: str, retry_after: float | None = None, allowed: Allowed | None = None
+    ) -> None:
         super().__init__(message)
         self.kind = kind
         self.retry_after = retry_after
+        self.allowed = allowed
 
 
 class Skipped(Exception):
-    """This request will never succeed, others may: a refusal, a content filter, a malformed request."""
+    """This request will never succeed, others may: a refusal, a content filter, a malformed request.
 
-    def __init__(self, kind: str, message: str) -> None:
+    `usage`: tokens that the provider counted for it.
+    """
+
+    def __init__(self, kind: str, message: str, usage: Usage = Usage()) -> None:
         super().__init__(message)
         self.kind = kind
+        self.usage = usage
 
 
 class Fatal(Exception):

@@ -17,9 +17,10 @@ from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-from runtime.declare import LLM, Limits
+from runtime.declare import LLM, AnthropicLLM, Limits, OpenAiLLM
 from runtime.job import JobError
 from runtime.llms.base import (
+    Allowed,
     Failure,
     Fatal,
     Message,
@@ -32,7 +33,7 @@ from runtime.llms.base import (
     Usage,
 )
 from runtime.llms.ledger import Ledger
-from runtime.llms.limiter import Limiter, Window, estimate_tokens
+from runtime.llms.limiter import Limiter, Reservation, Window, estimate_tokens, limiter_of
 from runtime.llms.registry import make_provider
 from runtime.signals import STOPS
 
@@ -42,9 +43,8 @@ BACKOFF_S, LONGEST_BACKOFF_S = 0.5, 30.0
 LONGEST_RETRY_AFTER_S = 600.0  # a server that asks for more gets asked again after this
 FEWEST_TO_GIVE_UP = 20  # failures in a row after which the provider, not the request, is at fault
 GRACE_S = 5.0  # for what is in flight when the run has to stop: those answers are paid for
-PER_ITEM = frozenset(
-    {"refused", "content_filter", "not_recorded"}
-)  # failures that say nothing of the provider
+# Failures that say nothing of the provider.
+PER_ITEM = frozenset({"refused", "content_filter", "not_recorded", "too_long"})
 
 
 def limits_of(declaration: LLM) -> Limits:
@@ -83,6 +83,13 @@ def backoff_s(attempt: int, problem: Retryable) -> float:
     return asked + random.uniform(longest / 2, longest) if not asked else asked + random.uniform(0, 0.1)
 
 
+def _limiter(declaration: LLM, limits: Limits) -> Limiter:
+    rates = limits.requests_per_minute, limits.tokens_per_minute
+    if not isinstance(declaration, OpenAiLLM | AnthropicLLM):
+        return Limiter(*rates)
+    return limiter_of(declaration.provider, declaration.base_url, declaration.model, *rates)
+
+
 class _Stopped(Exception):
     """The run is ending, so nothing new is tried."""
 
@@ -105,7 +112,7 @@ class _Run:
         self.ledger = ledger
         self.tell = tell
         self.limits = limits_of(declaration)
-        self.limiter = Limiter(self.limits.requests_per_minute, self.limits.tokens_per_minute)
+        self.limiter = _limiter(declaration, self.limits)
         self.window = Window(self.limits.concurrency)
         self.left = asyncio.Condition()
         self.stop = asyncio.Event()
@@ -137,6 +144,9 @@ class _Run:
         for key, request in self.todo:
             if self.stop.is_set():
                 return
+            if shared := self.ledger.settle_shared(key, request):  # another job was told it meanwhile
+                self._count(shared)
+                continue
             try:
                 outcome, attempts = await self._settle(addressed(self.declaration, request))
             except _Stopped:
@@ -145,7 +155,8 @@ class _Run:
                 self.fatal = self.fatal or error
                 self.stop.set()
                 return
-            self._record(key, request, outcome, attempts)
+            self.ledger.append(request, key, outcome, attempts)
+            self._count(outcome)
 
     async def _settle(self, request: Request) -> tuple[Outcome, int]:
         """Ask until there is a reply, or no hope of one; also says how often it was asked."""
@@ -155,7 +166,8 @@ class _Run:
             try:
                 return await self._in_window(request), attempt
             except Skipped as error:
-                return Failure(error.kind, str(error)), attempt
+                cost = cost_usd(self.declaration, error.usage) if error.usage != Usage() else None
+                return Failure(error.kind, str(error), error.usage, cost), attempt
             except Retryable as error:
                 if attempt >= self.limits.attempts:
                     return Failure(error.kind, str(error)), attempt
@@ -181,24 +193,46 @@ class _Run:
                 self.left.notify_all()
 
     async def _attempt(self, request: Request) -> Reply:
-        tokens = estimate_tokens(request)
-        started = time.monotonic()
-        while (start := self.limiter.reserve(started, tokens)) > started:
-            await self._rest(start - started)
-            started = time.monotonic()
-            if self.limiter.held_until <= started:  # else a 429 came meanwhile: wait for a new turn
-                break
+        reserved = await self._turn(request)
+        started, used = time.monotonic(), None
         try:
             with self._paid(request):
                 async with asyncio.timeout(self.limits.timeout_s):
                     reply = await self.provider.ask(request)
+            used = reply.usage
+            self.limiter.learn(reply.allowed or Allowed())
         except TimeoutError as error:
-            raise Retryable("timeout", f"no reply within {self.limits.timeout_s:g} s") from error
-        self.limiter.correct(tokens, reply.usage)
+            words = f"no whole reply within {self.limits.timeout_s:g} s (`timeout_s`)"
+            raise Retryable("timeout", words) from error
+        except Skipped as error:
+            used = error.usage if error.usage != Usage() else None
+            raise
+        except Retryable as error:
+            self.limiter.learn(error.allowed or Allowed())
+            raise
+        finally:
+            self.limiter.settle(reserved, used)
         # A reply with half a surrogate pair could not be written to any file.
         text = reply.text.encode("utf-8", "replace").decode()
-        latency = time.monotonic() - started
-        return replace(reply, text=text, latency_s=latency, cost_usd=cost_usd(self.declaration, reply.usage))
+        return replace(
+            reply,
+            text=text,
+            latency_s=time.monotonic() - started,
+            cost_usd=cost_usd(self.declaration, reply.usage),
+            allowed=None,
+        )
+
+    async def _turn(self, request: Request) -> Reservation:
+        """Wait until the rates and the server's pauses let a request start."""
+        tokens, now = estimate_tokens(request), time.monotonic()
+        while True:
+            reserved = self.limiter.reserve(now, tokens)
+            if reserved.start > now:
+                await self._rest(reserved.start - now)
+                now = time.monotonic()
+            if self.limiter.held_until <= now:
+                return reserved
+            self.limiter.cancel(reserved)  # a 429 came meanwhile: wait for a new turn
 
     def _paid(self, request: Request) -> AbstractContextManager[None]:
         """Holds the dollars that a request may cost, where there is a budget. Raises Fatal."""
@@ -218,8 +252,7 @@ class _Run:
         if self.stop.is_set():
             raise _Stopped
 
-    def _record(self, key: str, request: Request, outcome: Outcome, attempts: int) -> None:
-        self.ledger.append(request, key, outcome, attempts)
+    def _count(self, outcome: Outcome) -> None:
         self.settled += 1
         if isinstance(outcome, Reply):
             self.in_a_row = 0
@@ -316,20 +349,21 @@ def ask_all(
     if len(keys) < len(requests):
         raise ValueError("two requests have the same id")
     distinct = {keys[request.id]: request for request in reversed(requests)}
-    todo = [(key, request) for key, request in reversed(distinct.items()) if ledger.reply(key) is None]
-    known = len(distinct) - len(todo)
-    if todo:
-        try:
-            caught = asyncio.run(
-                _ask(
-                    declaration,
-                    todo,
-                    ledger,
-                    lambda done, total, text: progress(known + done, known + total, text),
-                )
-            )
-        except Fatal as error:
-            raise JobError(str(error)) from error
-        for number in caught:
-            _pass_on(number)
+    asked = [(key, request) for key, request in reversed(distinct.items()) if ledger.reply(key) is None]
+    with ledger.sharing(declaration, asked):
+        todo = [(key, request) for key, request in asked if ledger.reply(key) is None]
+        known = len(distinct) - len(todo)
+        caught = _run(
+            declaration, todo, ledger, lambda done, total, text: progress(known + done, known + total, text)
+        )
+    for number in caught:
+        _pass_on(number)
     return {id_: ledger.outcomes[key] for id_, key in keys.items()}
+
+
+def _run(declaration: LLM, todo: Sequence[tuple[str, Request]], ledger: Ledger, tell: Progress) -> list[int]:
+    """Ask what is to do, in a loop of its own; returns the signals that ended it early."""
+    try:
+        return asyncio.run(_ask(declaration, todo, ledger, tell)) if todo else []
+    except Fatal as error:
+        raise JobError(str(error)) from error

@@ -7,32 +7,39 @@ the last second. One process writes at a time: the job's claim sees to that.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from runtime.declare import LLM
 from runtime.files import write_atomic
 from runtime.llms.base import Failure, Outcome, Reply, Request, Usage
+from runtime.llms.lines import Lines
 
 if TYPE_CHECKING:
     from runtime.llms.purse import Purse
+    from runtime.llms.shared import Answers, Shelf
 
 NAME = "ledger.jsonl"
-SYNC_S = 1.0  # an fsync for each line would cost more than many replies do
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over a ledger. `cost_usd` is None where any reply's price is unknown."""
+    """Sums over what a job asked, refusals that were paid included; `shared` counts the other replies.
+
+    `cost_usd` is None where any price is unknown.
+    """
 
     replies: int
     input_tokens: int
     output_tokens: int
     cost_usd: float | None
+    shared: int = 0
 
     def figures(self) -> dict[str, Any]:
         """For a job's report."""
@@ -41,31 +48,37 @@ class Totals:
             "input_tokens": self.input_tokens,
             "output_tokens": self.output_tokens,
             "dollars": self.cost_usd,
+            **({"shared": self.shared} if self.shared else {}),
         }
 
 
 def encode(request: Request, key: str, outcome: Outcome, attempts: int) -> dict[str, Any]:
     """The line of a settled request."""
     line: dict[str, Any] = {"id": request.id, "key": key, "attempts": attempts, "time": round(time.time(), 3)}
+    paid = {
+        "input_tokens": outcome.usage.input_tokens,
+        "output_tokens": outcome.usage.output_tokens,
+        "cost_usd": outcome.cost_usd,
+    }
     if isinstance(outcome, Failure):
-        return {**line, "failure": {"kind": outcome.kind, "message": outcome.message}}
+        failure = {"kind": outcome.kind, "message": outcome.message}
+        return {**line, "failure": failure, **(paid if outcome.usage != Usage() else {})}
     return {
         **line,
         "reply": outcome.text,
         "finish_reason": outcome.finish_reason,
-        "input_tokens": outcome.usage.input_tokens,
-        "output_tokens": outcome.usage.output_tokens,
+        **paid,
         "model": outcome.model,
         "latency_s": round(outcome.latency_s, 4),
-        "cost_usd": outcome.cost_usd,
+        **({"raw": outcome.raw} if outcome.raw else {}),
     }
 
 
 def decode(line: dict[str, Any]) -> Outcome:
     """What a line says was the outcome."""
-    if "failure" in line:
-        return Failure(line["failure"]["kind"], line["failure"]["message"])
     usage = Usage(line.get("input_tokens", 0), line.get("output_tokens", 0))
+    if "failure" in line:
+        return Failure(line["failure"]["kind"], line["failure"]["message"], usage, line.get("cost_usd"))
     return Reply(
         line["reply"],
         line.get("finish_reason", "stop"),
@@ -76,7 +89,8 @@ def decode(line: dict[str, Any]) -> Outcome:
     )
 
 
-def _readable(raw: bytes) -> dict[str, Any] | None:
+def readable(raw: bytes) -> dict[str, Any] | None:
+    """A line, its key a text; None for one that is damaged."""
     try:
         line = json.loads(raw)
         decode(line)
@@ -88,25 +102,27 @@ def _readable(raw: bytes) -> dict[str, Any] | None:
 class Ledger:
     """The settled requests of one job. Opening repairs what a crash left behind."""
 
-    def __init__(self, path: Path, purse: Purse | None = None) -> None:
+    def __init__(self, path: Path, purse: Purse | None = None, shelf: Shelf | None = None) -> None:
         self.path = path
         self.purse = purse  # where the dollars of its replies are taken from
+        self.shelf = shelf  # where answers are shared with other jobs
+        self.answers: Answers | None = None  # those of the model that is asked now
+        self.shared: set[str] = set()  # content keys of replies that another job was given
         self.outcomes: dict[str, Outcome] = {}  # content key -> the last outcome
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._load()
-        self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        self._synced = time.monotonic()
+        self._lines = Lines(path)
 
     def _load(self) -> None:
         """Read all lines; torn or damaged ones are dropped, and what they settled is asked again."""
         raw = self.path.read_bytes() if self.path.exists() else b""
         whole, _, torn = raw.rpartition(b"\n")
         rows = whole.split(b"\n") if whole else []
-        lines = [(row, _readable(row)) for row in rows]
+        lines = [(row, readable(row)) for row in rows]
         for _, line in lines:
             if line is not None:
                 self.outcomes[line["key"]] = decode(line)
                 self._pay(self.outcomes[line["key"]])
+                self.shared |= {line["key"]} if line.get("attempts") == 0 else set()
         kept = [row for row, line in lines if line is not None]
         if torn or len(kept) < len(rows):
             write_atomic(self.path, "".join(row.decode() + "\n" for row in kept))
@@ -117,32 +133,53 @@ class Ledger:
         return found if isinstance(found, Reply) else None
 
     def append(self, request: Request, key: str, outcome: Outcome, attempts: int) -> None:
-        """Settle a request: one write, so that a killed process leaves a whole line or none."""
-        self.outcomes[key] = outcome
+        """Settle a request at once; no attempts: somebody else had asked it, and shares the answer."""
+        self.outcomes[key] = replace(outcome, raw={}) if isinstance(outcome, Reply) else outcome
         self._pay(outcome)
-        left = (json.dumps(encode(request, key, outcome, attempts), ensure_ascii=False) + "\n").encode()
-        while left:
-            left = left[os.write(self._handle, left) :]
-        if time.monotonic() - self._synced > SYNC_S:
-            self.sync()
+        line = encode(request, key, outcome, attempts)
+        self._lines.append(line)
+        if self.answers is not None and attempts and isinstance(outcome, Reply):
+            self.answers.add(key, line)
 
     def _pay(self, outcome: Outcome) -> None:
-        if self.purse is not None and isinstance(outcome, Reply):
+        if self.purse is not None:
             self.purse.own += outcome.cost_usd or 0.0
 
-    def sync(self) -> None:
-        os.fsync(self._handle)
-        self._synced = time.monotonic()
-
     def totals(self) -> Totals:
-        replies = [o for o in self.outcomes.values() if isinstance(o, Reply)]
-        costs = [r.cost_usd for r in replies]
+        asked = [outcome for key, outcome in self.outcomes.items() if key not in self.shared]
+        paid = [o for o in asked if isinstance(o, Reply) or o.usage != Usage()]
+        costs = [o.cost_usd for o in paid]
         return Totals(
-            replies=len(replies),
-            input_tokens=sum(r.usage.input_tokens for r in replies),
-            output_tokens=sum(r.usage.output_tokens for r in replies),
+            replies=sum(isinstance(o, Reply) for o in paid),
+            input_tokens=sum(o.usage.input_tokens for o in paid),
+            output_tokens=sum(o.usage.output_tokens for o in paid),
             cost_usd=None if None in costs else sum(c for c in costs if c is not None),
+            shared=len(self.shared),
         )
+
+    def sync(self) -> None:
+        self._lines.sync()
+
+    @contextmanager
+    def sharing(self, declaration: LLM, todo: Sequence[tuple[str, Request]]) -> Iterator[None]:
+        """Settle what other jobs share the answers of, and share what comes."""
+        self.answers = self.shelf.of(declaration, todo) if self.shelf is not None and todo else None
+        try:
+            for key, request in todo:
+                self.settle_shared(key, request)
+            yield
+        finally:
+            if self.answers is not None:
+                self.answers.close()
+            self.answers = None
+
+    def settle_shared(self, key: str, request: Request) -> Reply | None:
+        """Settle a request of which another job shares the answer, and return that."""
+        reply = self.answers.take(key) if self.answers is not None else None
+        if reply is not None:
+            self.append(request, key, reply, 0)
+            self.shared.add(key)
+        return reply
 
     def copy_to(self, folder: Path) -> None:
         """Put the ledger into an artifact."""
@@ -155,5 +192,4 @@ class Ledger:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.sync()
-        os.close(self._handle)
+        self._lines.close()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI, BadRequestError
+from openai import APIConnectionError, APIStatusError, AsyncOpenAI, BadRequestError, OpenAIError, Timeout
 
 from runtime.declare import OpenAiLLM
-from runtime.llms.base import Reply, Request, Retryable, Skipped, Usage
-from runtime.llms.http import api_key, refused, told
+from runtime.llms.base import Reply, Request, Skipped, Usage
+from runtime.llms.http import allowed, api_key, raw, reading, refused, timeout_arguments, unanswered, unsent
 
 
 class OpenAiChat:
@@ -21,7 +22,7 @@ class OpenAiChat:
             api_key=self._key,
             base_url=declaration.base_url,
             max_retries=0,
-            timeout=declaration.limits.timeout_s,
+            timeout=Timeout(**timeout_arguments(declaration.limits)),
         )
         # OpenAI's newer models refuse the old name, most other servers do not know the new one.
         self._limit_name = "max_tokens" if declaration.base_url else "max_completion_tokens"
@@ -57,35 +58,33 @@ class OpenAiChat:
 
     async def _try(self, request: Request, limit_name: str) -> Reply:
         try:
-            return _read(await self._client.chat.completions.create(**self._arguments(request, limit_name)))
+            create = self._client.chat.completions.with_raw_response.create
+            answer = await create(**self._arguments(request, limit_name))
         except APIStatusError:
             raise
-        except APITimeoutError as error:
-            raise Retryable("timeout", "the server took too long") from error
         except APIConnectionError as error:
-            raise Retryable(
-                "connection", told(f"{error} {error.__cause__ or ''}".strip(), self._key)
-            ) from error
-        except (APIError, ValueError, TypeError, AttributeError, KeyError) as error:
-            # The SDK does not check what it parses, so a body of another shape fails anywhere.
-            raise Retryable("bad_reply", told(f"the reply cannot be read: {error}", self._key)) from error
+            raise unanswered(error, self._declaration.limits, self._key) from error
+        except (OpenAIError, ValueError, TypeError) as error:
+            raise unsent(error, self._key) from error
+        with reading(OpenAIError, self._key):
+            return replace(read_completion(answer.parse()), allowed=allowed(answer.headers))
 
 
-def _read(completion: Any) -> Reply:
+def read_completion(completion: Any) -> Reply:
     """A chat completion as a reply. Raises whatever a body of another shape makes it raise."""
     choice = completion.choices[0] if completion.choices else None
     if choice is None:
         raise ValueError("it has no choices")
     reason = choice.finish_reason or ""
+    used = completion.usage
+    usage = Usage(used.prompt_tokens or 0, used.completion_tokens or 0) if used else Usage()
     if reason == "content_filter":
-        raise Skipped("content_filter", "the provider filtered its answer")
+        raise Skipped("content_filter", "the provider filtered its answer", usage)
     if getattr(choice.message, "refusal", None):
-        raise Skipped("refused", str(choice.message.refusal)[:500])
+        raise Skipped("refused", str(choice.message.refusal)[:500], usage)
     text = choice.message.content
     if not isinstance(text, str):
         if reason != "length":
             raise ValueError("it has no text")
         text = ""  # all tokens went into reasoning
-    used = completion.usage
-    usage = Usage(used.prompt_tokens or 0, used.completion_tokens or 0) if used else Usage()
-    return Reply(text, reason, usage, completion.model or "")
+    return Reply(text, reason, usage, completion.model or "", raw=raw(completion))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import queue
 import threading
 import time
@@ -19,6 +18,7 @@ import torch
 
 from runtime.chat import Renderer
 from runtime.job import JobError
+from runtime.keys import BadKey, find_key
 from runtime.sampling.engine import PROBES, Prompt, Reply, prompt_seed
 from runtime.sampling.server import NAME, POLL_S, Server
 from runtime.stages.sample import Sampling
@@ -67,7 +67,10 @@ class VllmEngine:
 
     def _client(self) -> Client:
         if self.told.base_url is not None:
-            key = os.environ.get(self.told.api_key_env, "").strip()
+            try:
+                key = find_key(self.told.api_key_env)
+            except BadKey as error:
+                raise JobError(str(error)) from error
             client = Client(self.told.base_url.rstrip("/"), key, self.told.timeout_s)
             try:
                 client.model = _only_model(client)

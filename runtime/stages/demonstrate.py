@@ -37,11 +37,12 @@ def run(job: Job) -> None:
     from runtime.llms.client import ask_all
     from runtime.llms.ledger import NAME, Ledger
     from runtime.llms.purse import purse_of
+    from runtime.llms.shared import shelf_of
 
     prompts = read_by_id(job.input("prompts").path, "prompt")
     if not prompts:
         raise JobError("there are no prompts to ask")
-    with Ledger(job.scratch / NAME, purse_of(job)) as ledger:
+    with Ledger(job.scratch / NAME, purse_of(job), shelf_of(job)) as ledger:
         requests = [_request(row, job.config) for row in prompts.values()]
         outcomes = ask_all(job.input("teacher").declared, requests, ledger, job.progress)
         ledger.copy_to(job.out)

@@ -85,6 +85,7 @@ def bad(checks: Iterable[Check]) -> list[str]:
         ),
         ({"keys": {"K": False}}, Needs(known=True, keys={"K": True}), {}, 0, ["problem: K is not set"]),
         ({"keys": {"K": False}}, Needs(known=True, keys={"K": False}), {}, 0, []),
+        ({"keys": {"K": "others may\nchmod 600"}}, Needs(known=True), {}, 0, ["problem: others may"]),
         (
             {"seen": False},
             Needs(known=True),

@@ -178,6 +178,12 @@ def test_golden_sbatch(study: Program) -> None:
     check_golden("plan/study.sbatch", emit.to_sbatch(plan, PROFILE, Store(Path("/shared/a store"))) + "\n")
 
 
+def test_a_job_is_told_the_files_of_keys(tmp_path: Path) -> None:
+    plan = make_plan(compile_text(tmp_path, HEAD + "stages: {a: {kind: prepare, source: tasks}}"), State())
+    site = Profile.model_validate({"keys": {"OPENAI_API_KEY": "~/my keys/openai"}})
+    assert "\nexport OPENAI_API_KEY_FILE='~/my keys/openai'\n" in emit.to_sbatch(plan, site, Store(tmp_path))
+
+
 def test_gpus_are_asked_for(tmp_path: Path) -> None:
     text = HEAD + "stages: {a: {kind: prepare, source: tasks, resources: {gpus: 2}}}"
     plan = make_plan(compile_text(tmp_path, text), State())
