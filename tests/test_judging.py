@@ -21,7 +21,7 @@ from runtime import judging
 from runtime.declare import LLM
 from runtime.files import read_json, read_rows, write_json, write_rows
 from runtime.job import JobError
-from runtime.judging import Pair, coin, judge, last_line, pair_up, read_completions, template, whole_reply
+from runtime.judging import Pair, coin, judge, pair_up, read_completions, template
 from runtime.llms.ledger import Ledger
 from runtime.run_job import Outcome, run_job
 from runtime.stages.evaluate import Evaluate
@@ -40,6 +40,7 @@ class Settings:
     judge_temperature = 0.0
     judge_max_tokens = 50
     coin_seed = 0
+    repeats = 1
 
     def __init__(self, **more: Any) -> None:
         self.__dict__.update(more)
@@ -75,52 +76,11 @@ def test_orders() -> None:
 
 
 def test_preferences_by_position() -> None:
-    table = {(c, s): judging.preference(c, s) for c in ("first", "second", "tie") for s in ("ab", "ba")}  # type: ignore[arg-type]
-    assert table == {
-        ("first", "ab"): 1.0, ("first", "ba"): 2.0, ("second", "ab"): 2.0, ("second", "ba"): 1.0,
-        ("tie", "ab"): 1.5, ("tie", "ba"): 1.5,
-    }  # fmt: skip
-
-
-# ---------------------------------------------------------------- parsers
-
-
-@pytest.mark.parametrize(
-    ("text", "choice"),
-    [
-        ("Output (a)", "first"), ("Output (b)", "second"), (" output (B).\n", "second"),
-        ("**Output (a)**", "first"),
-        ('"Output (b)"', "second"), ("Tie", "tie"), ("Output (c)", None), ("", None), ("Output a", None),
-        ("Output (a) Output (b)", None), ("Output (a)\nOutput (b)", None), ("I choose Output (a)", None),
-        ("The answer says 'Output (b)' but I disagree", None), ("Output (a)\n\nIt is better.", None),
-        ("(a)", None),
-        ("Output (\u0430)", None),  # a Cyrillic letter
-    ],
-)  # fmt: skip
-def test_whole_reply(text: str, choice: str | None) -> None:
-    assert whole_reply(text) == choice
-
-
-def test_last_line() -> None:
-    assert last_line("(a) quotes 'Output (b)'.\nOutput (b)\nis what it says. So:\n\nOutput (a)\n") == "first"
-    assert last_line("Output (a)\nbecause it is better") is None
-    assert last_line("  \n ") is None
+    assert [judging.turned(x, "ab") for x in (1.0, 1.2, 1.5, 2.0)] == [1.0, 1.2, 1.5, 2.0]
+    assert [judging.turned(x, "ba") for x in (1.0, 1.25, 1.5, 2.0)] == [2.0, 1.75, 1.5, 1.0]
 
 
 # ---------------------------------------------------------------- templates
-
-
-def test_templates_ship_with_parsers_and_hashes() -> None:
-    for name, parser in (
-        ("pairwise", "whole_reply"), ("pairwise_tie", "whole_reply"), ("pairwise_reasoned", "last_line"),
-    ):  # fmt: skip
-        found = template(name)
-        assert found.parser == parser and len(found.hash) == 64
-        system, user = found.messages(Pair("1", "PROMPT", "FIRST", "SECOND"), "ab")
-        assert (system.role, user.role) == ("system", "user")
-        assert user.content.index("PROMPT") < user.content.index("FIRST") < user.content.index("SECOND")
-        swapped = found.messages(Pair("1", "PROMPT", "FIRST", "SECOND"), "ba")[1].content
-        assert swapped.index("SECOND") < swapped.index("FIRST")
 
 
 def test_unknown_template_is_named() -> None:

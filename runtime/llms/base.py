@@ -22,8 +22,11 @@ class Request:
     """One question. `id` is the asker's own name for it and never reaches the provider.
 
     `context` states the same facts as the messages for providers that compute their answers:
-    `{"task": "complete", "prompt": ...}` or `{"task": "judge", "prompt": ..., "first": ..., "second": ...}`,
-    with the answers in the order in which they are shown.
+    `{"task": "complete", "prompt": ...}` or `{"task": "judge", "prompt": ..., "first": ..., "second": ...,
+    "say": ...}`, with the answers in the order in which they are shown and a reply for either of them.
+
+    top_logprobs: how many of the likeliest first tokens the reply shall tell, with their log-probabilities.
+    choices: beginnings of replies of which a provider that can tells them instead, however unlikely.
     """
 
     id: str
@@ -32,11 +35,14 @@ class Request:
     max_tokens: int = 256
     seed: int | None = None
     context: Mapping[str, Any] = field(default_factory=dict)
+    top_logprobs: int = 0
+    choices: tuple[str, ...] = ()
 
     def content_key(self) -> str:
         """Equal for requests that ask the same; the context only repeats the messages, so it is left out."""
         asked = [[m.role, m.content] for m in self.messages]
-        return digest_text(canonical([asked, self.temperature, self.max_tokens, self.seed]))
+        more = [[self.top_logprobs, self.choices]] if self.top_logprobs else []
+        return digest_text(canonical([asked, self.temperature, self.max_tokens, self.seed, *more]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,8 @@ class Reply:
     """An answer. Providers fill in the first four fields; the client measures the others.
 
     `finish_reason` is `stop`, `length` or the provider's own word. `model` is the snapshot that the
-    provider says it used. `cost_usd` is None where the declaration states no prices.
+    provider says it used. `cost_usd` is None where the declaration states no prices. `logprobs` are those of
+    beginnings of the reply, in nats, where they were asked for.
     """
 
     text: str
@@ -61,6 +68,7 @@ class Reply:
     model: str = ""
     latency_s: float = 0.0
     cost_usd: float | None = None
+    logprobs: tuple[tuple[str, float], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import torch
 from runtime.declare import LocalLLM
 from runtime.job import Input
 from runtime.llms.base import Fatal, Reply, Request, Skipped, Usage
-from runtime.models import load_model, locate, longest, open_renderer
+from runtime.models import load_model, locate, longest, open_renderer, probe_logits
 from runtime.sampling.engine import Prompt
 from runtime.stages.sample import Sampling
 from runtime.training.sampling import Generator
@@ -76,12 +76,16 @@ class LocalProvider:
             request = item[0]
             return request.temperature, request.max_tokens, request.seed or 0
 
+        for item in batch:
+            if item[0].choices:
+                self._weigh(*item)
+        batch = [item for item in batch if not item[0].choices]
         for (temperature, length, seed), alike in itertools.groupby(sorted(batch, key=settings), settings):
             config = Sampling(temperature=temperature, max_new_tokens=length, seed=seed)
             self._generate([item for item in alike if not item[1].done()], config)
 
     def _generate(self, batch: Sequence[tuple[Request, asyncio.Future[Reply]]], config: Sampling) -> None:
-        texts = ["\n\n".join(message.content for message in request.messages) for request, _ in batch]
+        texts = [_text(request) for request, _ in batch]
         prompts, futures = [], []
         for ids, (request, future) in zip(self._renderer.prompts(texts), batch, strict=True):
             needed = len(ids) + config.max_new_tokens
@@ -97,7 +101,28 @@ class LocalProvider:
         for prompt, ids, future in zip(prompts, completions, futures, strict=True):
             future.set_result(self._reply(len(prompt.ids), ids))
 
+    def _weigh(self, request: Request, future: asyncio.Future[Reply]) -> None:
+        """The log-probabilities of the choices; the reply is the likeliest of them, at any temperature."""
+        (prompt,) = self._renderer.prompts([_text(request)])
+        told = []
+        for choice in request.choices:
+            ids = self._renderer.completions([choice])[0][:-1]  # without the end: others begin so too
+            needed = len(prompt) + len(ids)
+            if self._positions is not None and needed > self._positions:
+                words = f"{needed} positions are needed, the model has {self._positions}"
+                future.set_exception(Skipped("too_long", words))
+                return
+            logits = probe_logits(self._model, [*prompt, *ids])[len(prompt) - 1 : -1]
+            logps = logits.log_softmax(dim=-1).gather(1, torch.tensor(ids).unsqueeze(1))
+            told.append((choice, float(logps.sum())))
+        text = max(told, key=lambda one: one[1])[0]
+        future.set_result(Reply(text, "stop", Usage(len(prompt), 1), self._name, logprobs=tuple(told)))
+
     def _reply(self, asked: int, ids: list[int]) -> Reply:
         ended = bool(ids) and ids[-1] == self._renderer.eos
         text = self._renderer.decode(ids[:-1] if ended else ids)
         return Reply(text, "stop" if ended else "length", Usage(asked, len(ids)), self._name)
+
+
+def _text(request: Request) -> str:
+    return "\n\n".join(message.content for message in request.messages)

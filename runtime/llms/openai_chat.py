@@ -53,6 +53,8 @@ class OpenAiChat:
             made["temperature"] = request.temperature
         if request.seed is not None:
             made["seed"] = request.seed
+        if request.top_logprobs:
+            made |= {"logprobs": True, "top_logprobs": request.top_logprobs}
         return made
 
     async def _try(self, request: Request, limit_name: str) -> Reply:
@@ -88,4 +90,12 @@ def _read(completion: Any) -> Reply:
         text = ""  # all tokens went into reasoning
     used = completion.usage
     usage = Usage(used.prompt_tokens or 0, used.completion_tokens or 0) if used else Usage()
-    return Reply(text, reason, usage, completion.model or "")
+    return Reply(text, reason, usage, completion.model or "", logprobs=_logprobs(choice))
+
+
+def _logprobs(choice: Any) -> tuple[tuple[str, float], ...] | None:
+    """The likeliest first tokens, where the server tells them."""
+    told = getattr(choice, "logprobs", None)
+    if told is None or not told.content:
+        return None
+    return tuple((str(one.token), float(one.logprob)) for one in told.content[0].top_logprobs)
