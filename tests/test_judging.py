@@ -309,6 +309,29 @@ def test_label_without_any_preference_is_refused(
 
 
 @pytest.mark.sdk
+def test_label_by_log_probability(store: Store, given: Given, server: JudgeServer) -> None:
+    """One token is asked for with its rivals; the ledger keeps what was told."""
+    server.answer = lambda seen: "m" if "prompt 1" in seen.text else "M"
+    a, b = [row(f"{i}", "left") for i in range(3)], [row(f"{i}", "right") for i in range(3)]
+    config = {"template": "letters", "order": "fixed"}
+    folder = run(store, describe("label", config, {"critic": api(server), "a": given(a), "b": given(b)}))
+    verdicts = {r["id"]: r["preference"] for r in read_rows(folder / "verdicts.jsonl")}
+    assert verdicts == pytest.approx({"0": 1.8, "1": 1.2, "2": 1.8})
+    assert {r["id"]: r["chosen"] for r in read_rows(folder / "data.jsonl")} == {
+        "0": "right",
+        "1": "left",
+        "2": "right",
+    }
+    asked = {"temperature": 1.0, "max_tokens": 1, "logprobs": True, "top_logprobs": 5}
+    assert all({name: seen.body[name] for name in asked} == asked for seen in server.seen)
+    again = describe(
+        "label", config, {"critic": recorded(folder / "ledger.jsonl"), "a": given(a), "b": given(b)}
+    )
+    kept = read_rows(run(store, again) / "verdicts.jsonl")
+    assert {r["id"]: r["preference"] for r in kept} == pytest.approx(verdicts)
+
+
+@pytest.mark.sdk
 def test_refused_key_stops_label_and_keeps_what_was_answered(
     store: Store, given: Given, server: JudgeServer
 ) -> None:

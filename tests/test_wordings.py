@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from compiler.errors import SpecError
 from runtime.declare import Wording
 from runtime.files import read_rows
 from runtime.job import JobError
@@ -21,6 +22,7 @@ from runtime.llms.base import Message
 from runtime.parsers import LogprobsParser, Parser
 from runtime.templates import names
 from runtime.wordings import Pair, open_wording, template
+from tests.compiler.specs import compile_text, node_ids
 
 
 def parser(**fields: Any) -> Any:
@@ -283,3 +285,81 @@ def test_an_absent_package_says_the_way_out(tmp_path: Path) -> None:
         wording(kind="alpaca_eval", name="claude", path="package:no_such_eval")
     with pytest.raises(JobError, match="has no folder evaluators_configs"):
         wording(kind="alpaca_eval", name="claude", path=str(tmp_path))
+
+
+# ---------------------------------------------------------------- in a spec
+
+SPEC = """\
+experiment: asked
+llms: {critic: {provider: simulated}}
+wordings:
+  mine: {kind: template, path: mine.j2, parser: {kind: whole_reply, first: A, second: B}}
+sources: {tasks: {kind: world, size: 40}}
+stages:
+  prompts: {kind: prepare, source: tasks}
+  a: {kind: demonstrate, prompts: prompts, teacher: critic}
+  b: {kind: demonstrate, prompts: prompts, teacher: critic, seed: 1}
+  plain: {kind: label, critic: critic, a: a, b: b}
+  labels: {kind: label, critic: critic, a: a, b: b, wording: mine}
+"""
+
+
+def compiled(folder: Path, text: str, *overrides: str) -> dict[str, str]:
+    """Keys by node."""
+    program = compile_text(folder, text, *overrides)
+    return dict(zip(node_ids(program), program.keys, strict=True))
+
+
+def test_the_text_of_a_wording_is_in_the_key(tmp_path: Path) -> None:
+    template = tmp_path / "mine.j2"
+    template.write_text("A {{ first }} B {{ second }}")
+    first = compiled(tmp_path, SPEC)
+    template.write_text("A: {{ first }} B: {{ second }}")
+    other = compiled(tmp_path, SPEC)
+    assert [name for name in first if first[name] != other[name]] == ["labels"]
+    by_parser = compiled(tmp_path, SPEC, "wordings.mine.parser.first=a")
+    assert [name for name in other if by_parser[name] != other[name]] == ["labels"]
+    again = compiled(tmp_path, SPEC, "stages.plain.repeats=1")
+    assert again == other  # at its default it is in no key
+
+
+def test_upstreams_text_alone_is_in_the_key(tmp_path: Path, upstream: str) -> None:
+    official = "{kind: alpaca_eval, name: claude, path: %s}"
+    text = SPEC.replace(MINE, official % upstream)
+    installed = compiled(tmp_path, text)
+    found = importlib.util.find_spec("alpaca_eval")
+    source = Path(str(found and found.origin)).parent if upstream.startswith("package:") else Path(upstream)
+    names = ("claude/configs.yaml", "claude/basic_prompt.txt")
+    for name in names:
+        copy = tmp_path / "evaluators_configs" / name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes((source / "evaluators_configs" / name).read_bytes())
+    copied = compiled(tmp_path, text, f"wordings.mine.path={tmp_path}")
+    assert copied == installed
+    copy.write_text(copy.read_text().replace("best", "better"))
+    assert compiled(tmp_path, text, f"wordings.mine.path={tmp_path}")["labels"] != installed["labels"]
+
+
+MINE = "{kind: template, path: mine.j2, parser: {kind: whole_reply, first: A, second: B}}"
+
+
+@pytest.mark.parametrize(
+    ("mine", "override", "code", "words"),
+    [
+        ("{kind: alpaca_eval, name: claude, path: 'package:no_eval'}", "", "AC501", "`no_eval` is not"),
+        ("{kind: alpaca_eval, name: claude, path: /nowhere}", "", "AC501", "configs.yaml is not there"),
+        ("{kind: template, path: other.j2}", "", "AC501", "other.j2 is not there"),
+        ("{kind: template, path: mine.j2}", "", "AC103", "does not say how replies are read"),
+        (MINE, "wordings.mine.parser.kind=regx", "AC103", "unknown kind `regx`"),
+        (MINE, "stages.labels.template=pairwise", "AC321", "`template` and `wording` both say"),
+        (MINE, "stages.labels.wording=critic", "AC303", "Wording"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_found_before_any_job(
+    tmp_path: Path, mine: str, override: str, code: str, words: str
+) -> None:
+    (tmp_path / "mine.j2").write_text("{{ first }} {{ second }}")
+    assert MINE in SPEC
+    with pytest.raises(SpecError) as caught:
+        compile_text(tmp_path, SPEC.replace(MINE, mine), *filter(None, [override]))
+    assert [(d.code, words in d.message) for d in caught.value.diagnostics] == [(code, True)]
