@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +265,7 @@ def test_settings_and_parsers_are_those_of_alpaca_eval(upstream: str) -> None:
         assert found.parser.model_dump() == parser_
         assert [m.role for m in found.messages(EVERY, "ab")] == roles
     hashes = {wording(kind="alpaca_eval", name=name, path=upstream).hash for name in wanted}
-    assert len(hashes) == 4
+    assert len(hashes) == 4 and "alpaca_eval" not in sys.modules
 
 
 @pytest.mark.parametrize(
