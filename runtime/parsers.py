@@ -12,6 +12,7 @@ import json
 import math
 import re
 import string
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -253,7 +254,9 @@ def _json(text: str) -> Any:
 def _literal(text: str) -> Any:
     """A JSON or Python literal in which no key stands twice; None where it is neither."""
     try:
-        tree = ast.parse(text.strip(), mode="eval")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a judge's odd backslashes
+            tree = ast.parse(text.strip(), mode="eval")
         for node in ast.walk(tree):
             if isinstance(node, ast.Dict):
                 keys = [ast.literal_eval(key) if key else None for key in node.keys]

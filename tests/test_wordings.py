@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from compiler.errors import SpecError
@@ -86,6 +88,31 @@ RANKED = "[{'model': 'model_1', 'rank': %s}, {'model': 'model_2', 'rank': %s}]"
 )  # fmt: skip
 def test_replies(fields: dict[str, Any], reply: str, verdict: float | None) -> None:
     assert parser(**fields).read(reply) == verdict
+
+
+SCRAPS = [
+    "Output (a)",
+    "Output (b)",
+    "[",
+    "]",
+    "{",
+    "}",
+    "'model'",
+    '"rank"',
+    ":",
+    "1",
+    "2",
+    "\\",
+    "\0",
+    "\n",
+    "m",
+]
+
+
+@given(st.one_of(st.text(), st.lists(st.sampled_from([*SCRAPS, ", ", "\ud800", "```json\n"])).map("".join)))
+def test_any_reply_can_be_read(reply: str) -> None:
+    for fields in (WHOLE, LETTER, CASED, LAST, RANKING, JSON, BOOL, REGEX, SCORES):
+        assert parser(**fields).read(reply) in (None, 1.0, 1.5, 2.0)
 
 
 @pytest.mark.parametrize(

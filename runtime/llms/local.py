@@ -13,7 +13,7 @@ import torch
 from runtime.declare import LocalLLM
 from runtime.job import Input
 from runtime.llms.base import Fatal, Reply, Request, Skipped, Usage
-from runtime.models import load_model, locate, longest, open_renderer, probe_logits
+from runtime.models import load_model, locate, longest, open_renderer
 from runtime.sampling.engine import Prompt
 from runtime.stages.sample import Sampling
 from runtime.training.sampling import Generator
@@ -104,19 +104,29 @@ class LocalProvider:
     def _weigh(self, request: Request, future: asyncio.Future[Reply]) -> None:
         """The log-probabilities of the choices; the reply is the likeliest of them, at any temperature."""
         (prompt,) = self._renderer.prompts([_text(request)])
+        # Without the end of the sequence: longer replies begin so too.
+        choices = [self._renderer.completions([choice])[0][:-1] for choice in request.choices]
+        needed = len(prompt) + max(map(len, choices))
+        if self._positions is not None and needed > self._positions:
+            words = f"{needed} positions are needed, the model has {self._positions}"
+            future.set_exception(Skipped("too_long", words))
+            return
+        passes: dict[tuple[int, ...], torch.Tensor] = {}  # one for all choices that differ in their last id
         told = []
-        for choice in request.choices:
-            ids = self._renderer.completions([choice])[0][:-1]  # without the end: others begin so too
-            needed = len(prompt) + len(ids)
-            if self._positions is not None and needed > self._positions:
-                words = f"{needed} positions are needed, the model has {self._positions}"
-                future.set_exception(Skipped("too_long", words))
-                return
-            logits = probe_logits(self._model, [*prompt, *ids])[len(prompt) - 1 : -1]
-            logps = logits.log_softmax(dim=-1).gather(1, torch.tensor(ids).unsqueeze(1))
-            told.append((choice, float(logps.sum())))
+        for choice, ids in zip(request.choices, choices, strict=True):
+            start = tuple(ids[:-1])
+            if start not in passes:
+                passes[start] = self._logps([*prompt, *start], len(ids))
+            told.append((choice, float(passes[start].gather(1, torch.tensor(ids).unsqueeze(1)).sum())))
         text = max(told, key=lambda one: one[1])[0]
         future.set_result(Reply(text, "stop", Usage(len(prompt), 1), self._name, logprobs=tuple(told)))
+
+    def _logps(self, ids: list[int], last: int) -> torch.Tensor:
+        """Log-probabilities [last, V] of what follows the last ids, fp32 on the CPU."""
+        with torch.inference_mode():
+            asked = torch.tensor([ids], device=self._model.device)
+            logits = self._model(input_ids=asked, use_cache=False, logits_to_keep=last).logits
+            return logits[0, :, : len(self._renderer.tokenizer)].float().log_softmax(dim=-1).cpu()
 
     def _reply(self, asked: int, ids: list[int]) -> Reply:
         ended = bool(ids) and ids[-1] == self._renderer.eos
