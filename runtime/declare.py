@@ -284,6 +284,10 @@ class AlpacaEvalWording(Frozen):
         doc="the annotator: `alpaca_eval_gpt4`, `claude`, `weighted_alpaca_eval_gpt4_turbo`, `gpt4` ..."
     )
     path: str = nothing("package:alpaca_eval", doc="the package, or a folder with its `evaluators_configs`")
+    temperature: float | None = result(
+        None, doc="instead of upstream's: some models take none but 1, and repeats need one above 0", ge=0
+    )
+    max_tokens: int | None = result(None, doc="instead of upstream's", ge=1)
 
     def files(self, folder: Path) -> list[Path]:
         """What of the folder the wording is made of."""

@@ -242,9 +242,17 @@ def _upstream(declared: AlpacaEvalWording) -> Wording:
         digest_text(canonical([settings, text])),
         _upstream_parser(name, settings, asked),
         LiteralFrame(_parts(name, text)),
-        asked.get("temperature"),
-        asked.get("max_tokens", asked.get("max_tokens_to_sample")),
+        _number(asked, "temperature") if declared.temperature is None else declared.temperature,
+        declared.max_tokens or _number(asked, "max_tokens") or _number(asked, "max_tokens_to_sample"),
     )
+
+
+def _number(asked: Mapping[str, Any], name: str) -> Any:
+    """A setting of the request, in the type that ours has; None where it is not there, or no number."""
+    value = asked.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if name == "temperature" else int(value)
 
 
 def _parts(name: str, text: str) -> tuple[tuple[Role, str], ...]:

@@ -291,6 +291,8 @@ def test_settings_and_parsers_are_those_of_alpaca_eval(upstream: str) -> None:
         assert (found.temperature, found.max_tokens) == (temperature, most)
         assert found.parser.model_dump() == parser_
         assert [m.role for m in found.messages(EVERY, "ab")] == roles
+    own = wording(kind="alpaca_eval", name="gpt4", path=upstream, temperature=1, max_tokens=9)
+    assert (own.temperature, own.max_tokens) == (1, 9)
     hashes = {wording(kind="alpaca_eval", name=name, path=upstream).hash for name in wanted}
     assert len(hashes) == 4 and "alpaca_eval" not in sys.modules
 
