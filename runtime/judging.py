@@ -173,7 +173,7 @@ def _row(pair: Pair, asked: Wording, **more: Any) -> dict[str, Any]:
 
 
 def _identical(pair: Pair, asked: Wording) -> dict[str, Any]:
-    return _row(pair, asked, preference=TIE, reason="identical", shown=[], replies=[], judge=None)
+    return _row(pair, asked, preference=TIE, reason="identical", shown=[], replies=[], read=[], judge=None)
 
 
 def _judged(
@@ -192,6 +192,7 @@ def _judged(
         reason=reason,
         shown=[order for order, _ in every],
         replies=[o and o.text for o in told],
+        read=[preference for preference, _ in read],
         judge=snapshots[0] if snapshots else None,
     )
     if isinstance(asked.parser, LogprobsParser):
@@ -209,12 +210,12 @@ def judge(
 ) -> list[dict[str, Any]]:
     """One verdict row for each pair, in order. `asked` stands for the template that the config names.
 
-    {id, prompt, preference, reason, shown, replies, judge, template}: `shown` and `replies` are lists,
-    one entry for each time the judge was asked; `reason` says why there is no clear preference
-    (identical, tie, contradiction, unreadable, failed: ...), `judge` is the model's snapshot, `template`
-    the hash of the wording. Where the judge was asked again, `repeats` has the preference of each time, and
-    `preference` is their mean. Where log-probabilities are read, `logprobs` has them beside `replies`.
-    Pairs of equal answers are ties of which nobody is asked.
+    {id, prompt, preference, reason, shown, replies, read, judge, template}: `shown`, `replies` and `read`
+    (the preference in a reply) are lists, one entry for each time the judge was asked; `reason` says why
+    there is no clear preference (identical, tie, contradiction, unreadable, failed: ...), `judge` is the
+    model's snapshot, `template` the hash of the wording. Where orders are asked again, `repeats` has the
+    preference of each time, both orders reconciled, and `preference` is their mean. Where log-probabilities
+    are read, `logprobs` has them beside `replies`. Pairs of equal answers are ties of which nobody is asked.
     """
     asked = asked or template(config.template)
     if isinstance(asked.parser, LogprobsParser) and declaration.provider == "anthropic":
