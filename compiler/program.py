@@ -145,7 +145,7 @@ def _content(declaration: Declaration, cache: Path | None) -> tuple[str, list[Di
                     "AC501",
                     f"the Python package `{name}` is not installed",
                     _place_of_path(declaration).span,
-                    f"pip install --no-deps {name.replace('_', '-')}",
+                    f"pip install --no-deps {name.replace('_', '-')}, or give its folder as `path`",
                 )
             )
         elif (digest := _read(file, cache)) is None:
