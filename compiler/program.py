@@ -23,9 +23,8 @@ from compiler.graph import Graph
 from compiler.planning.chain import chain
 from compiler.planning.identify import Chosen, Identity, identify, nothing_chosen
 from runtime import templates
+from runtime.declare import PACKAGE
 from runtime.fingerprint import fingerprint
-
-PACKAGE = "package:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +98,11 @@ def _files(value: Any) -> list[Path | str]:
         folder: Path | str = Path(path)
         if path.startswith(PACKAGE):
             folder = _package(path.removeprefix(PACKAGE)) or path
-        gguf = getattr(value, "gguf", None)
-        found.append(folder / gguf if gguf and isinstance(folder, Path) else folder)
+        gguf, files = getattr(value, "gguf", None), getattr(value, "files", None)
+        if files and isinstance(folder, Path):
+            found += files(folder)
+        else:
+            found.append(folder / gguf if gguf and isinstance(folder, Path) else folder)
     for name in type(value).model_fields:
         found += _files(getattr(value, name))
     return found
@@ -143,7 +145,7 @@ def _content(declaration: Declaration, cache: Path | None) -> tuple[str, list[Di
                     "AC501",
                     f"the Python package `{name}` is not installed",
                     _place_of_path(declaration).span,
-                    f"pip install --no-deps {name.replace('_', '-')}",
+                    f"pip install --no-deps {name.replace('_', '-')}, or give its folder as `path`",
                 )
             )
         elif (digest := _read(file, cache)) is None:
@@ -157,7 +159,21 @@ def _content(declaration: Declaration, cache: Path | None) -> tuple[str, list[Di
             )
         else:
             digests.append(digest)
-    return " ".join(digests), problems
+    return " ".join(digests), problems or _mistakes(declaration)
+
+
+def _mistakes(declaration: Declaration) -> list[Diagnostic]:
+    """What is wrong inside the files of a wording, which a job would find too late."""
+    if declaration.section != "wordings" or declaration.value is None:
+        return []
+    from runtime.job import JobError
+    from runtime.wordings import open_wording
+
+    try:
+        open_wording(declaration.value)
+    except JobError as error:
+        return [Diagnostic("AC103", str(error), _place_of_path(declaration).span)]
+    return []
 
 
 def compile_spec(

@@ -30,6 +30,7 @@ PARENTS: dict[str, str | None] = {
     # Declared in a spec, not made by a stage:
     "Source": None,
     "LLM": None,
+    "Wording": None,
 }
 
 Role = Literal["train", "validation", "test"]

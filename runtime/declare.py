@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from runtime.fields import Frozen, nothing, result, speed
 from runtime.known import TOKENIZER, ChatFormat
+from runtime.parsers import Parser
 from runtime.world import FAMILIES, chosen
+
+PACKAGE = "package:"  # before the name of an installed Python package, in whose folder a path begins
 
 # ---------------------------------------------------------------- models
 
@@ -252,3 +256,48 @@ class ReplayLLM(Frozen):
 LLM = Annotated[
     OpenAiLLM | AnthropicLLM | LocalLLM | SimulatedLLM | ReplayLLM, Field(discriminator="provider")
 ]
+
+# ---------------------------------------------------------------- wordings
+
+
+class TemplateWording(Frozen):
+    """A Jinja template of your own, given `prompt`, `first`, `second` and `tag`.
+
+    Each block is a message, named by its role (`system`, `user`); without blocks it is one message of the
+    user. `tag` differs for each pair: put into the marks around an answer, it keeps any answer from ending
+    its own part.
+    """
+
+    kind: Literal["template"] = result(doc="kind of wording")
+    path: str = nothing(doc="file, relative to the spec that names it")
+    parser: Parser | None = result(
+        None, doc="how replies are read; none: as the template's block `parser` says"
+    )
+    temperature: float | None = result(None, doc="instead of the stage's `judge_temperature`", ge=0)
+    max_tokens: int | None = result(None, doc="instead of the stage's `judge_max_tokens`", ge=1)
+
+
+class AlpacaEvalWording(Frozen):
+    """The wording, parser and settings of an annotator of AlpacaEval, to the letter.
+
+    They are read from the data files of its package; `pip install --no-deps alpaca-eval==0.6.6` is enough.
+    """
+
+    kind: Literal["alpaca_eval"] = result(doc="kind of wording")
+    name: str = result(
+        doc="the annotator: `alpaca_eval_gpt4`, `claude`, `weighted_alpaca_eval_gpt4_turbo`, `gpt4` ..."
+    )
+    path: str = nothing("package:alpaca_eval", doc="the package, or a folder with its `evaluators_configs`")
+    temperature: float | None = result(
+        None, doc="instead of upstream's: some models take none but 1, and repeats need one above 0", ge=0
+    )
+    max_tokens: int | None = result(None, doc="instead of upstream's", ge=1)
+
+    def files(self, folder: Path) -> list[Path]:
+        """What of the folder the wording is made of."""
+        from runtime.wordings import upstream_files
+
+        return upstream_files(folder, self.name)
+
+
+Wording = Annotated[TemplateWording | AlpacaEvalWording, Field(discriminator="kind")]

@@ -23,6 +23,7 @@ DECLARED: dict[str, TypeAdapter[Any]] = {
     "models": TypeAdapter(declare.ModelDecl),
     "sources": TypeAdapter(declare.Source),
     "llms": TypeAdapter(declare.LLM),
+    "wordings": TypeAdapter(declare.Wording),
 }
 
 

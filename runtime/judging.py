@@ -1,33 +1,30 @@
-"""Pairs of answers to verdicts: which answer is shown first, what the judge is asked, how it is read.
+"""Pairs of answers to verdicts: which answer is shown first, how often the judge is asked, what it said.
 
-In every verdict 1 means that `a` (the reference) is better, 2 that `b` (the model) is, 1.5 a tie, and
-null that there is no verdict.
+In every verdict 1 means that `a` (the reference) is better, 2 that `b` (the model) is, 1.5 a tie, values
+between them the same by degree, and null that there is no verdict.
 """
 
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 
-from runtime import templates
 from runtime.declare import LLM
-from runtime.files import digest_text, read_rows, write_rows
+from runtime.files import read_rows, write_rows
 from runtime.job import Job, JobError
-from runtime.llms.base import Failure, Message, Outcome, Request, Role
+from runtime.llms.base import Failure, Outcome, Request
 from runtime.llms.client import Progress, ask_all
 from runtime.llms.ledger import NAME as LEDGER
 from runtime.llms.ledger import Ledger
 from runtime.llms.purse import purse_of
 from runtime.llms.shared import shelf_of
-
-Shown = Literal["ab", "ba"]  # which answer comes first
-Choice = Literal["first", "second", "tie"]
+from runtime.parsers import TIE, LogprobsParser
+from runtime.statistics.estimates import mean
+from runtime.wordings import Pair, Shown, Wording, open_wording, template
 
 
 class Judging(Protocol):
@@ -43,17 +40,11 @@ class Judging(Protocol):
     def judge_max_tokens(self) -> int: ...
     @property
     def coin_seed(self) -> int: ...
+    @property
+    def repeats(self) -> int: ...
 
 
 # ---------------------------------------------------------------- pairs
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    id: str
-    prompt: str
-    a: str
-    b: str
 
 
 def read_completions(path: Path) -> dict[str, dict[str, Any]]:
@@ -110,164 +101,135 @@ def orders(pair: Pair, config: Judging) -> tuple[Shown, ...]:
     return ("ab",)
 
 
-# ---------------------------------------------------------------- replies
-
-_VERDICT = re.compile(r"""["'`*\s]*(?:output \((?P<choice>[ab])\)|(?P<tie>tie))["'`*.\s]*""", re.IGNORECASE)
-
-
-def whole_reply(text: str) -> Choice | None:
-    """A reply that is a verdict and nothing else; a verdict inside other words is only a quotation."""
-    found = _VERDICT.fullmatch(text)
-    if found is None:
-        return None
-    if found["tie"]:
-        return "tie"
-    return "first" if found["choice"].lower() == "a" else "second"
-
-
-def last_line(text: str) -> Choice | None:
-    """A reply that ends in a line that is a verdict and nothing else."""
-    lines = text.strip().splitlines()
-    return whole_reply(lines[-1]) if lines else None
-
-
-PARSERS = {"whole_reply": whole_reply, "last_line": last_line}
-
-
-# ---------------------------------------------------------------- templates
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """A template of templates/judge/: its `parser` block names how a reply is read.
-
-    Every other block is a message; a block's name up to the first `_` is the role.
-    """
-
-    name: str
-    hash: str
-    parser: str
-
-    def messages(self, pair: Pair, shown: Shown) -> tuple[Message, ...]:
-        first, second = (pair.a, pair.b) if shown == "ab" else (pair.b, pair.a)
-        # No answer can hold the digest of itself, so none can pretend to end before it does.
-        tag = digest_text("\0".join((pair.prompt, first, second)))[:12]
-        values = {"prompt": pair.prompt, "first": first, "second": second, "tag": tag}
-        source = templates.environment().get_template(f"judge/{self.name}.j2")
-        return tuple(
-            Message(cast(Role, block.partition("_")[0]), "".join(render(source.new_context(values))).strip())
-            for block, render in source.blocks.items()
-            if block != "parser"
-        )
-
-    def read(self, reply: str) -> Choice | None:
-        return PARSERS[self.parser](reply)
-
-
-@cache
-def template(name: str) -> Template:
-    """A template by name. Raises JobError for one that is not there or says nothing sensible."""
-    known = templates.names("judge")
-    if name not in known:
-        raise JobError(f"there is no judge template {name!r}; there are: {', '.join(known)}")
-    source = templates.environment().get_template(f"judge/{name}.j2")
-    if "parser" not in source.blocks:
-        raise JobError(f"the judge template {name!r} has no block `parser`")
-    parser = "".join(source.blocks["parser"](source.new_context())).strip()
-    roles = {block.partition("_")[0] for block in source.blocks if block != "parser"}
-    if parser not in PARSERS or not roles or roles - {"system", "user", "assistant"}:
-        raise JobError(
-            f"the judge template {name!r} needs a parser of {sorted(PARSERS)} and blocks named by role"
-        )
-    text = (templates.folder() / "judge" / f"{name}.j2").read_text(encoding="utf-8")
-    return Template(name, digest_text(text), parser)
-
-
 # ---------------------------------------------------------------- verdicts
 
+Read = tuple[float | None, str | None]  # a preference, and why there is no clear one
 
-def _request(pair: Pair, shown: Shown, asked: Template, config: Judging) -> Request:
-    first, second = (pair.a, pair.b) if shown == "ab" else (pair.b, pair.a)
-    return Request(
-        id=f"{pair.id}/{shown}",
+
+def _request(pair: Pair, shown: Shown, repeat: int, asked: Wording, config: Judging) -> Request:
+    """One question. Repeats differ in their seed, so that each is asked for itself."""
+    first, second = pair.shown(shown)
+    said = asked.parser.forms()
+    told = {"task": "judge", "prompt": pair.prompt, "first": first, "second": second, "say": said}
+    request = Request(
+        id=_name(pair, shown, repeat),
         messages=asked.messages(pair, shown),
-        temperature=config.judge_temperature,
-        max_tokens=config.judge_max_tokens,
-        context={"task": "judge", "prompt": pair.prompt, "first": first, "second": second},
+        temperature=config.judge_temperature if asked.temperature is None else asked.temperature,
+        max_tokens=asked.max_tokens or config.judge_max_tokens,
+        seed=repeat or None,
+        context=told,
     )
+    if isinstance(asked.parser, LogprobsParser):
+        return replace(request, temperature=1.0, max_tokens=1, top_logprobs=asked.parser.top, choices=said)
+    return request
 
 
-def preference(choice: Choice, shown: Shown) -> float:
-    """A choice by position as a preference between `a` and `b`."""
-    if choice == "tie":
-        return 1.5
-    return 1.0 if (choice == "first") == (shown == "ab") else 2.0
+def _name(pair: Pair, shown: Shown, repeat: int) -> str:
+    return f"{pair.id}/{shown}/{repeat}" if repeat else f"{pair.id}/{shown}"
 
 
-def _read(outcome: Outcome, shown: Shown, asked: Template) -> tuple[float | None, str | None]:
+def turned(verdict: float, shown: Shown) -> float:
+    """A verdict by position as a preference between `a` and `b`."""
+    return verdict if shown == "ab" else 3 - verdict
+
+
+def _read(outcome: Outcome, shown: Shown, asked: Wording) -> Read:
     """The preference in one outcome, or why there is none."""
     if isinstance(outcome, Failure):
         return None, f"failed: {outcome.kind}: {outcome.message}"
-    choice = asked.read(outcome.text)
-    if choice is None:
-        return None, "unreadable"
-    return preference(choice, shown), "tie" if choice == "tie" else None
+    verdict = asked.read(outcome.text, dict(outcome.logprobs or ()))
+    if verdict is None:
+        silent = isinstance(asked.parser, LogprobsParser) and outcome.logprobs is None
+        return None, "unreadable: the server tells no log-probabilities" if silent else "unreadable"
+    return turned(verdict, shown), "tie" if verdict == TIE else None
 
 
-def _reconcile(read: Sequence[tuple[float | None, str | None]]) -> tuple[float | None, str | None]:
-    """One preference of all that were asked for; a judge that contradicts itself sees no difference."""
+def _reconcile(read: Sequence[Read]) -> Read:
+    """One preference of both orders; a judge that contradicts itself sees no difference."""
     for found, reason in read:
         if found is None:
             return None, reason
-    found, reason = read[0]
-    if any(other != found for other, _ in read):
-        return 1.5, "contradiction"
-    return found, reason
+    return _middle([found for found, _ in read if found is not None])
 
 
-def _row(pair: Pair, asked: Template, **more: Any) -> dict[str, Any]:
+def _over_repeats(read: Sequence[Read]) -> Read:
+    """The mean of the repeats that have a preference; where none has, the first one's reason."""
+    found = [preference for preference, _ in read if preference is not None]
+    if not found or len(read) == 1:
+        return read[0]
+    middle = mean(found)
+    return (middle, None) if middle != TIE else _middle(found)
+
+
+def _middle(found: Sequence[float]) -> Read:
+    """What preferences say together: a tie where they point to both sides, or to none; else their mean."""
+    if min(found) < TIE < max(found) or len({x == TIE for x in found}) > 1:
+        return TIE, "contradiction"
+    middle = mean(found)
+    return middle, "tie" if middle == TIE else None
+
+
+def _row(pair: Pair, asked: Wording, **more: Any) -> dict[str, Any]:
     return {"id": pair.id, "prompt": pair.prompt, **more, "template": asked.hash}
 
 
-def _identical(pair: Pair, asked: Template) -> dict[str, Any]:
-    return _row(pair, asked, preference=1.5, reason="identical", shown=[], replies=[], judge=None)
+def _identical(pair: Pair, asked: Wording) -> dict[str, Any]:
+    return _row(pair, asked, preference=TIE, reason="identical", shown=[], replies=[], read=[], judge=None)
 
 
 def _judged(
-    pair: Pair, shown: Sequence[Shown], outcomes: Sequence[Outcome], asked: Template
+    pair: Pair, shown: Sequence[Shown], repeats: int, outcomes: Mapping[str, Outcome], asked: Wording
 ) -> dict[str, Any]:
-    found, reason = _reconcile([_read(o, s, asked) for o, s in zip(outcomes, shown, strict=True)])
-    replies = [None if isinstance(o, Failure) else o.text for o in outcomes]
-    snapshots = [o.model for o in outcomes if not isinstance(o, Failure) and o.model]
-    return _row(
+    every = [(order, outcomes[_name(pair, order, r)]) for r in range(repeats) for order in shown]
+    read = [_read(outcome, order, asked) for order, outcome in every]
+    each = [_reconcile(read[i : i + len(shown)]) for i in range(0, len(read), len(shown))]
+    found, reason = _over_repeats(each)
+    told = [None if isinstance(o, Failure) else o for _, o in every]
+    snapshots = [o.model for o in told if o and o.model]
+    row = _row(
         pair,
         asked,
         preference=found,
         reason=reason,
-        shown=list(shown),
-        replies=replies,
+        shown=[order for order, _ in every],
+        replies=[o and o.text for o in told],
+        read=[preference for preference, _ in read],
         judge=snapshots[0] if snapshots else None,
     )
+    if isinstance(asked.parser, LogprobsParser):
+        row["logprobs"] = [o and dict(o.logprobs or ()) for o in told]
+    return row if repeats == 1 else {**row, "repeats": [preference for preference, _ in each]}
 
 
 def judge(
-    pairs: Sequence[Pair], declaration: LLM, config: Judging, ledger: Ledger, progress: Progress
+    pairs: Sequence[Pair],
+    declaration: LLM,
+    config: Judging,
+    ledger: Ledger,
+    progress: Progress,
+    asked: Wording | None = None,
 ) -> list[dict[str, Any]]:
-    """One verdict row for each pair, in order.
+    """One verdict row for each pair, in order. `asked` stands for the template that the config names.
 
-    {id, prompt, preference, reason, shown, replies, judge, template}: `shown` and `replies` are lists,
-    one entry for each time the judge was asked; `reason` says why there is no clear preference
-    (identical, tie, contradiction, unreadable, failed: ...), `judge` is the model's snapshot, `template`
-    the hash of the template's file. Pairs of equal answers are ties of which nobody is asked.
+    {id, prompt, preference, reason, shown, replies, read, judge, template}: `shown`, `replies` and `read`
+    (the preference in a reply) are lists, one entry for each time the judge was asked; `reason` says why
+    there is no clear preference (identical, tie, contradiction, unreadable, failed: ...), `judge` is the
+    model's snapshot, `template` the hash of the wording. Where orders are asked again, `repeats` has the
+    preference of each time, both orders reconciled, and `preference` is their mean. Where log-probabilities
+    are read, `logprobs` has them beside `replies`. Pairs of equal answers are ties of which nobody is asked.
     """
-    asked = template(config.template)
+    asked = asked or template(config.template)
+    if isinstance(asked.parser, LogprobsParser) and declaration.provider == "anthropic":
+        raise JobError(
+            f"{asked.name} reads log-probabilities, and Anthropic's models tell none: "
+            "choose a wording whose replies are read as text"
+        )
     shown = {pair.id: orders(pair, config) for pair in pairs if pair.a != pair.b}
-    requests = [_request(p, s, asked, config) for p in pairs for s in shown.get(p.id, ())]
+    again = range(config.repeats)
+    requests = [_request(p, s, r, asked, config) for p in pairs for s in shown.get(p.id, ()) for r in again]
     outcomes = ask_all(declaration, requests, ledger, progress)
     return [
-        _judged(p, shown[p.id], [outcomes[f"{p.id}/{s}"] for s in shown[p.id]], asked)
-        if p.id in shown
-        else _identical(p, asked)
+        _judged(p, shown[p.id], config.repeats, outcomes, asked) if p.id in shown else _identical(p, asked)
         for p in pairs
     ]
 
@@ -291,9 +253,13 @@ def count(verdicts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 
 def judge_job(job: Job, declaration: LLM, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """Judge pairs with the settings of a job's config; leaves verdicts and ledger in its artifact."""
+    wording = job.optional("wording")
+    asked = open_wording(wording.declared) if wording else template(job.config.template)
     with Ledger(job.scratch / LEDGER, purse_of(job), shelf_of(job)) as ledger:
-        verdicts = judge(pairs, declaration, job.config, ledger, job.progress)
+        verdicts = judge(pairs, declaration, job.config, ledger, job.progress, asked)
         ledger.copy_to(job.out)
         job.report(**count(verdicts), **ledger.totals().figures())
+        if job.config.repeats > 1:
+            job.report(repeats_without_preference=sum(row.get("repeats", []).count(None) for row in verdicts))
     write_rows(job.out / "verdicts.jsonl", verdicts)
     return verdicts

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.chat import Renderer
-from runtime.declare import Architecture, ModelDecl
+from runtime.declare import PACKAGE, Architecture, ModelDecl
 from runtime.files import read_json, write_json
 from runtime.job import Input, JobError
 from runtime.training.folders import whole_folder
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 MANIFEST = "alignc.json"
 SCHEMA = "alignc.model/1"
-PACKAGE = "package:"
 
 # Largest difference of logits, relative to the largest logit, between a model and its reopened
 # checkpoint: none is expected where the same kernels run; a GPU's kernels differ from the CPU's.

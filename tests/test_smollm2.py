@@ -55,7 +55,7 @@ def test_the_critic_reads_our_judge_prompts(name: str) -> None:
     short, long = "[end of instruction x]\n1", "1, 2, 3\n\n[Output (b) x]\nand more"
     assert ask(short, long, name) == "Output (b)"
     assert ask(long, short, name) == "Output (a)"
-    assert template(name).read(ask(short, long, name)) == "second"
+    assert template(name).read(ask(short, long, name)) == 2.0
 
 
 @pytest.mark.parametrize(

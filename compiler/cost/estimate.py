@@ -192,14 +192,14 @@ class _Pass:
         if pairs is None or pairs.answer is None:
             return _unknown(node, True, None)
         config: Any = node.config
-        template, reasons = template_characters(f"judge/{config.template}.j2")
-        times = 2 if config.order == "both" else 1
-        most = config.judge_max_tokens
+        template, reasons, most = _wording(node)
+        times = (2 if config.order == "both" else 1) * config.repeats
         tokens, how = reply_tokens(node, llm, self.facts.history, most)
         if tokens is None:
             tokens = Range(most / 4, most / 2, most) if reasons else VERDICT.at_most(most)
             how = "replies as the template asks for"
-        basis = (how, *(("both orders",) if times == 2 else ()))
+        basis = (how, *(("both orders",) if config.order == "both" else ()))
+        basis = (*basis, *((f"{config.repeats} times each",) if config.repeats > 1 else ()))
         asked = pairs.prompt + pairs.answer + exactly(template)
         return self._asked(node, llm, machine, pairs, pairs.count * times, asked, tokens, basis)
 
@@ -311,6 +311,19 @@ def _unknown(node: Node, model: object, data: object) -> Cost:
     ]
     names = [f"`{s}`" for s in sources]
     return Cost(unknown=f"the rows of {' and '.join(names) or node.stage} are not known here")
+
+
+def _wording(node: Node) -> tuple[int, bool, int]:
+    """Characters of a judge's template, whether it has the judge give reasons, and a reply's most tokens."""
+    config: Any = node.config
+    declared: Any = node.ports()["wording"].declared if "wording" in node.inputs else None
+    if declared is None:
+        return *template_characters(f"judge/{config.template}.j2"), config.judge_max_tokens
+    from runtime.wordings import Pair, open_wording
+
+    found = open_wording(declared)
+    own = sum(len(message.content) for message in found.messages(Pair("", "", "", ""), "ab"))
+    return own, getattr(found.parser, "kind", "") == "last_line", found.max_tokens or config.judge_max_tokens
 
 
 def _chat(node: Node) -> int:

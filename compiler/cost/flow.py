@@ -42,6 +42,7 @@ SHAPE = (
     "max_tokens",
     "template",
     "order",
+    "repeats",
     "judge_max_tokens",
 )
 TAG = 12  # characters of the tag in a judge's template

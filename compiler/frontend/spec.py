@@ -15,7 +15,7 @@ from compiler.frontend.interpolate import AxisValue
 from compiler.frontend.presets import lay_under
 from compiler.frontend.source import Located, Source, made
 from compiler.frontend.validate import validate
-from runtime.declare import LLM, ModelDecl
+from runtime.declare import LLM, ModelDecl, Wording
 from runtime.declare import Source as SourceDecl
 from runtime.fields import Frozen
 from runtime.stage import StageKind, kind_names, stage_kind
@@ -25,6 +25,7 @@ DECLARED: dict[str, tuple[str, Any]] = {  # section -> (artifact type, model)
     "models": ("Model", ModelDecl),
     "sources": ("Source", SourceDecl),
     "llms": ("LLM", LLM),
+    "wordings": ("Wording", Wording),
 }
 _M = TypeVar("_M", bound=Frozen)
 _NAME = re.compile(r"[A-Za-z_][\w-]*\Z")

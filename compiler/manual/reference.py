@@ -8,7 +8,7 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -19,7 +19,7 @@ from compiler.errors import CODES
 from compiler.frontend.spec import Budget, ClaimSpec, TableSpec
 from compiler.remote.login import Login
 from compiler.site.profile import Container, Mail, Partition, Profile, Rule, Webhook
-from runtime import declare
+from runtime import declare, parsers
 from runtime.fields import Frozen, affects, taken
 from runtime.stage import Resources, stage_kinds
 from runtime.tracking import Tracking, Wandb
@@ -49,6 +49,19 @@ SECTIONS: tuple[tuple[str, tuple[type[Frozen], ...]], ...] = (
             declare.Limits,
         ),
     ),
+    (
+        "wordings",
+        (
+            declare.TemplateWording,
+            declare.AlpacaEvalWording,
+            parsers.WordsParser,
+            parsers.RankingParser,
+            parsers.JsonParser,
+            parsers.RegexParser,
+            parsers.ScoresParser,
+            parsers.LogprobsParser,
+        ),
+    ),
 )
 
 
@@ -57,6 +70,8 @@ def _type(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if annotation is type(None):
         return "null"
+    if origin is Annotated:
+        return _type(arguments[0])
     if origin is Literal:
         return " \\| ".join(f"`{a}`" for a in arguments)
     if origin in (Union, types.UnionType):

@@ -54,6 +54,7 @@ SECTIONS = {
     "models": "base models that the study uses and does not make",
     "sources": "data that the study uses and does not make",
     "llms": "teachers, critics and evaluators: what is asked over an API, in the job, or simulated",
+    "wordings": "how pairs of answers are put to judges, and how their replies are read",
     "stages": "what the study makes; a stage exists once for every point of the axes it mentions or inherits",
     "tables": "what the study prints",
     "claims": "what the study says: statements about its tables that their numbers decide",

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from compiler.errors import COMMAND_LINE, Diagnostic, SpecError, UsageError
 from compiler.frontend.source import Located
 from compiler.frontend.spec import Declaration
-from compiler.program import PACKAGE, Program
+from compiler.program import Program
+from runtime.declare import PACKAGE
 
 
 @dataclass(frozen=True, slots=True)

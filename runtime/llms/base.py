@@ -22,8 +22,11 @@ class Request:
     """One question. `id` is the asker's own name for it and never reaches the provider.
 
     `context` states the same facts as the messages for providers that compute their answers:
-    `{"task": "complete", "prompt": ...}` or `{"task": "judge", "prompt": ..., "first": ..., "second": ...}`,
-    with the answers in the order in which they are shown.
+    `{"task": "complete", "prompt": ...}` or `{"task": "judge", "prompt": ..., "first": ..., "second": ...,
+    "say": ...}`, with the answers in the order in which they are shown and a reply for either of them.
+
+    top_logprobs: how many of the likeliest first tokens the reply shall tell, with their log-probabilities.
+    choices: beginnings of replies of which a provider that can tells them instead, however unlikely.
     """
 
     id: str
@@ -32,11 +35,14 @@ class Request:
     max_tokens: int = 256
     seed: int | None = None
     context: Mapping[str, Any] = field(default_factory=dict)
+    top_logprobs: int = 0
+    choices: tuple[str, ...] = ()
 
     def content_key(self) -> str:
         """Equal for requests that ask the same; the context only repeats the messages, so it is left out."""
         asked = [[m.role, m.content] for m in self.messages]
-        return digest_text(canonical([asked, self.temperature, self.max_tokens, self.seed]))
+        more = [[self.top_logprobs, self.choices]] if self.top_logprobs else []
+        return digest_text(canonical([asked, self.temperature, self.max_tokens, self.seed, *more]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +65,12 @@ class Allowed:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer. Providers fill in the first four fields and the last two; the client measures the others.
+    """An answer. Providers fill in the first four fields and the last three; the client measures the others.
 
     `finish_reason` is `stop`, `length` or the provider's own word. `model` is the snapshot that the
     provider says it used. `cost_usd` is None where the declaration states no prices. `raw` is what else
     the provider said (its ids, its own count of tokens), for audits: it goes to the ledger, not further.
+    `logprobs` are those of beginnings of the reply, in nats, where they were asked for.
     """
 
     text: str
@@ -74,6 +81,7 @@ class Reply:
     cost_usd: float | None = None
     allowed: Allowed | None = field(default=None, compare=False)
     raw: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False)
+    logprobs: tuple[tuple[str, float], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,7 @@ def encode(request: Request, key: str, outcome: Outcome, attempts: int) -> dict[
         "model": outcome.model,
         "latency_s": round(outcome.latency_s, 4),
         **({"raw": outcome.raw} if outcome.raw else {}),
+        **({} if outcome.logprobs is None else {"logprobs": outcome.logprobs}),
     }
 
 
@@ -86,6 +87,7 @@ def decode(line: dict[str, Any]) -> Outcome:
         line.get("model", ""),
         line.get("latency_s", 0.0),
         line.get("cost_usd"),
+        logprobs=None if (told := line.get("logprobs")) is None else tuple((token, p) for token, p in told),
     )
 
 

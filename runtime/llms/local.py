@@ -76,12 +76,16 @@ class LocalProvider:
             request = item[0]
             return request.temperature, request.max_tokens, request.seed or 0
 
+        for item in batch:
+            if item[0].choices:
+                self._weigh(*item)
+        batch = [item for item in batch if not item[0].choices]
         for (temperature, length, seed), alike in itertools.groupby(sorted(batch, key=settings), settings):
             config = Sampling(temperature=temperature, max_new_tokens=length, seed=seed)
             self._generate([item for item in alike if not item[1].done()], config)
 
     def _generate(self, batch: Sequence[tuple[Request, asyncio.Future[Reply]]], config: Sampling) -> None:
-        texts = ["\n\n".join(message.content for message in request.messages) for request, _ in batch]
+        texts = [_text(request) for request, _ in batch]
         prompts, futures = [], []
         for ids, (request, future) in zip(self._renderer.prompts(texts), batch, strict=True):
             needed = len(ids) + config.max_new_tokens
@@ -97,7 +101,38 @@ class LocalProvider:
         for prompt, ids, future in zip(prompts, completions, futures, strict=True):
             future.set_result(self._reply(len(prompt.ids), ids))
 
+    def _weigh(self, request: Request, future: asyncio.Future[Reply]) -> None:
+        """The log-probabilities of the choices; the reply is the likeliest of them, at any temperature."""
+        (prompt,) = self._renderer.prompts([_text(request)])
+        # Without the end of the sequence: longer replies begin so too.
+        choices = [self._renderer.completions([choice])[0][:-1] for choice in request.choices]
+        needed = len(prompt) + max(map(len, choices))
+        if self._positions is not None and needed > self._positions:
+            words = f"{needed} positions are needed, the model has {self._positions}"
+            future.set_exception(Skipped("too_long", words))
+            return
+        passes: dict[tuple[int, ...], torch.Tensor] = {}  # one for all choices that differ in their last id
+        told = []
+        for choice, ids in zip(request.choices, choices, strict=True):
+            start = tuple(ids[:-1])
+            if start not in passes:
+                passes[start] = self._logps([*prompt, *start], len(ids))
+            told.append((choice, float(passes[start].gather(1, torch.tensor(ids).unsqueeze(1)).sum())))
+        text = max(told, key=lambda one: one[1])[0]
+        future.set_result(Reply(text, "stop", Usage(len(prompt), 1), self._name, logprobs=tuple(told)))
+
+    def _logps(self, ids: list[int], last: int) -> torch.Tensor:
+        """Log-probabilities [last, V] of what follows the last ids, fp32 on the CPU."""
+        with torch.inference_mode():
+            asked = torch.tensor([ids], device=self._model.device)
+            logits = self._model(input_ids=asked, use_cache=False, logits_to_keep=last).logits
+            return logits[0, :, : len(self._renderer.tokenizer)].float().log_softmax(dim=-1).cpu()
+
     def _reply(self, asked: int, ids: list[int]) -> Reply:
         ended = bool(ids) and ids[-1] == self._renderer.eos
         text = self._renderer.decode(ids[:-1] if ended else ids)
         return Reply(text, "stop" if ended else "length", Usage(asked, len(ids)), self._name)
+
+
+def _text(request: Request) -> str:
+    return "\n\n".join(message.content for message in request.messages)

@@ -54,6 +54,8 @@ class OpenAiChat:
             made["temperature"] = request.temperature
         if request.seed is not None:
             made["seed"] = request.seed
+        if request.top_logprobs:
+            made |= {"logprobs": True, "top_logprobs": request.top_logprobs}
         return made
 
     async def _try(self, request: Request, limit_name: str) -> Reply:
@@ -87,4 +89,14 @@ def read_completion(completion: Any) -> Reply:
         if reason != "length":
             raise ValueError("it has no text")
         text = ""  # all tokens went into reasoning
-    return Reply(text, reason, usage, completion.model or "", raw=raw(completion))
+    return Reply(
+        text, reason, usage, completion.model or "", raw=raw(completion), logprobs=_logprobs(choice)
+    )
+
+
+def _logprobs(choice: Any) -> tuple[tuple[str, float], ...] | None:
+    """The likeliest first tokens, where the server tells them."""
+    told = getattr(choice, "logprobs", None)
+    if told is None or not told.content:
+        return None
+    return tuple((str(one.token), float(one.logprob)) for one in told.content[0].top_logprobs)

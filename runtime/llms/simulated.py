@@ -7,6 +7,7 @@ in any process and after any restart. Nothing here knows of a policy, a stage or
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 
@@ -39,8 +40,10 @@ class SimulatedProvider:
        for a place: shown the other way round, the same answer wins.
 
     Rules 1 and 2 draw on the order shown, rule 3 on the prompt and the two answers alone: shown the
-    other way round, the same verdict comes out. Replies are "Output (a)" for the first answer shown
-    and "Output (b)" for the second. Tokens are counted as four characters each. A request whose
+    other way round, the same verdict comes out. Above temperature 0 all draw on the asker's seed too: asked
+    again, the critic may think otherwise, but for the coin of rule 4. The reply is what the request's context
+    says a judge would reply, else "Output (a)" or "Output (b)"; where log-probabilities are asked for, they
+    are those of the verdict before any draw. Tokens are counted as four characters each. A request whose
     context says neither task is skipped.
     """
 
@@ -53,8 +56,11 @@ class SimulatedProvider:
         if task == "complete":
             text = self._complete(context["prompt"], request)
         elif task == "judge":
-            first = self._prefers_first(context["prompt"], context["first"], context["second"])
-            text = "Output (a)" if first else "Output (b)"
+            pair = context["prompt"], context["first"], context["second"]
+            say = context.get("say", ("Output (a)", "Output (b)"))
+            if request.top_logprobs:
+                return self._weighed(request, say, self._chance_of_first(*pair))
+            text = say[0] if self._prefers_first(*pair, _again(request)) else say[1]
         else:
             raise Skipped("no_context", f"a simulated model can complete and judge, not {task!r}")
         asked = sum(len(message.content) for message in request.messages)
@@ -72,8 +78,7 @@ class SimulatedProvider:
         task, me = solve(prompt), self.declaration
         if task is None:
             return UNKNOWN
-        # The asker's seed counts where one samples: two demonstrations of one prompt may differ.
-        rng = self._rng("complete", prompt, request.seed if request.temperature > 0 else None)
+        rng = self._rng("complete", prompt, _again(request))
         known = me.knows is None or task.family in me.knows
         if rng.random() < me.habit_rate and not known:
             return HABITS[me.habit](task)
@@ -83,9 +88,10 @@ class SimulatedProvider:
 
     # ------------------------------------------------------------ critic
 
-    def _prefers_first(self, prompt: str, first: str, second: str) -> bool:
+    def _prefers_first(self, prompt: str, first: str, second: str, again: int | None = None) -> bool:
         me = self.declaration
-        shown = self._rng("shown", prompt, first, second)
+        more = () if again is None else (again,)
+        shown = self._rng("shown", prompt, first, second, *more)
         if shown.random() < me.position_bias:
             return True
         if shown.random() < me.length_bias and len(first) != len(second):
@@ -93,21 +99,27 @@ class SimulatedProvider:
         if first == second:
             return shown.random() < 0.5
         low, high = sorted((first, second))
-        pair = self._rng("judge", prompt, low, high)
-        better = self._better(solve(prompt), low, high, pair)
+        better = _better(solve(prompt), low, high)
         if better is None:
-            better = low if pair.random() < 0.5 else high
-        return better == first
+            return (low if self._rng("judge", prompt, low, high).random() < 0.5 else high) == first
+        wrong = self._rng("judge", prompt, low, high, *more).random() < me.error_rate
+        return (better == first) != wrong
 
-    def _better(self, task: Task | None, low: str, high: str, rng: random.Random) -> str | None:
-        """The better answer, or the other one by mistake; None where neither is better."""
-        if task is None:
-            return None
-        d_low, d_high = (edits(_tidy(text), task.answer) for text in (low, high))
-        if d_low == d_high:
-            return None
-        wrong = rng.random() < self.declaration.error_rate
-        return low if (d_low < d_high) != wrong else high
+    def _chance_of_first(self, prompt: str, first: str, second: str) -> float:
+        """The probability that the first answer is picked, over all draws."""
+        me, better = self.declaration, _better(solve(prompt), first, second)
+        read = 0.5 if better is None else 1 - me.error_rate if better == first else me.error_rate
+        longer = read if len(first) == len(second) else float(len(first) > len(second))
+        return me.position_bias + (1 - me.position_bias) * (
+            me.length_bias * longer + (1 - me.length_bias) * read
+        )
+
+    def _weighed(self, request: Request, say: tuple[str, str], chance: float) -> Reply:
+        chances = zip(say, (chance, 1 - chance), strict=True)
+        told = tuple((token, math.log(share)) for token, share in chances if share > 0)
+        text = max(told, key=lambda one: one[1])[0]
+        asked = sum(len(message.content) for message in request.messages)
+        return Reply(text, "stop", Usage(_tokens(asked), 1), model="simulated", logprobs=told)
 
 
 # ---------------------------------------------------------------- ways of being wrong
@@ -153,6 +165,19 @@ def slip(answer: str, rng: random.Random) -> str:
 
 
 # ---------------------------------------------------------------- helpers
+
+
+def _again(request: Request) -> int | None:
+    """The asker's seed counts where one samples: two answers to one request may differ."""
+    return request.seed if request.temperature > 0 else None
+
+
+def _better(task: Task | None, a: str, b: str) -> str | None:
+    """The answer fewer edits away from the right one; None where neither is better."""
+    if task is None:
+        return None
+    d_a, d_b = (edits(_tidy(text), task.answer) for text in (a, b))
+    return None if d_a == d_b else a if d_a < d_b else b
 
 
 def edits(a: str, b: str) -> int:

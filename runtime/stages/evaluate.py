@@ -10,7 +10,7 @@ from runtime.artifacts import Port
 from runtime.fields import Reference, takes
 from runtime.job import Job
 from runtime.stage import Problem, Resources, StageConfig, StageKind
-from runtime.stages.label import Judging, judge_templates
+from runtime.stages.label import Judging, check_judging, judge_templates
 from runtime.stages.sample import Sampling
 
 WIN_RATE = ("win_rate", "standard_error", "n_wins", "n_wins_base", "n_draws", "n_total", "discrete_win_rate")
@@ -57,6 +57,7 @@ def outputs(config: Evaluate, inputs: Mapping[str, Port]) -> dict[str, Port]:
 
 
 def check(config: Evaluate, inputs: Mapping[str, Port]) -> Iterable[Problem]:
+    yield from check_judging(config, inputs)
     if "evaluator" in inputs and not _versus(inputs):
         yield Problem("AC331", "evaluator", "there is nothing to compare with", "name a `reference`")
     done, field = inputs["completions"], "prompts" if config.prompts else "completions"
@@ -98,11 +99,13 @@ def run(job: Job) -> None:
             raise JobError("no prompt has both a completion and a reference, so there is nothing to compare")
         verdicts = judge_job(job, evaluator.declared, pairs)
         job.report(without_partner=len(versus.keys() ^ done.keys()))
-    items = _items(done, asked, {row["id"]: row["preference"] for row in verdicts})
+    items = _items(done, asked, {row["id"]: row for row in verdicts})
     write_rows(job.out / "items.jsonl", items)
     metrics = _metrics(items, [row["preference"] for row in verdicts])
     write_json(job.out / "metrics.json", metrics)
     job.report(completions=len(done), metrics=metrics)
+    if len(variance := [item["repeats"] for item in items if "repeats" in item]) > 1:
+        job.report(variance=_variance(variance))
 
 
 def _reference(job: Job) -> dict[str, dict[str, Any]]:
@@ -119,12 +122,13 @@ def _reference(job: Job) -> dict[str, dict[str, Any]]:
 def _items(
     done: Mapping[str, Mapping[str, Any]],
     asked: Mapping[str, Mapping[str, Any]],
-    preferences: Mapping[str, float | None],
+    verdicts: Mapping[str, Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
     """What is known of each completion; null where it was not compared or has no true answer."""
     items = []
     for id_, row in done.items():
-        found = preferences.get(id_)
+        verdict = verdicts.get(id_, {})
+        found = verdict.get("preference")
         answer = row.get("answer", asked.get(id_, {}).get("answer"))
         items.append(
             {
@@ -135,7 +139,24 @@ def _items(
                 "length": len(row["completion"]),
             }
         )
+        if "repeats" in verdict:
+            items[-1]["repeats"] = [None if x is None else x - 1 for x in verdict["repeats"]]
     return items
+
+
+def _variance(repeats: Sequence[Sequence[float | None]]) -> dict[str, Any] | None:
+    """Where the uncertainty of the mean win comes from: prompts, and a judge that does not repeat itself.
+
+    Over the prompts of which the judge was asked; wins from 0 to 1. None where fewer than two are complete.
+    """
+    from runtime.statistics.intervals import components
+
+    try:
+        found = components({str(number): [row] for number, row in enumerate(repeats)})
+    except ValueError:
+        return None
+    told = {"prompts": found.n, "repeats": found.repeats, "mean": found.mean}
+    return {**told, "standard_error": found.standard_error, "prompt": found.prompt, "judge": found.judge}
 
 
 def _metrics(items: Sequence[Mapping[str, Any]], preferences: Sequence[float | None]) -> dict[str, Any]:

@@ -9,15 +9,19 @@ from runtime.artifacts import Port
 from runtime.fields import Frozen, Reference, result, takes
 from runtime.job import Job
 from runtime.known import JudgeTemplate
+from runtime.parsers import TIE
 from runtime.stage import Problem, Resources, StageConfig, StageKind
 
 if TYPE_CHECKING:
-    from runtime.judging import Pair
+    from runtime.wordings import Pair
 
 
 class Judging(Frozen):
     """How a pair is shown to a judge and how the reply is read."""
 
+    wording: Reference | None = takes(
+        "Wording", doc="a declared wording, instead of `template`", default=None
+    )
     template: JudgeTemplate = result("pairwise", doc="a template of templates/judge/, by name")
     order: Literal["coin", "fixed", "both"] = result(
         "coin",
@@ -27,6 +31,12 @@ class Judging(Frozen):
     judge_temperature: float = result(0.0, doc="sampling temperature of the judge", ge=0)
     judge_max_tokens: int = result(50, doc="longest verdict in tokens", ge=1)
     coin_seed: int = result(0, doc="seed of the coin")
+    repeats: int = result(
+        1,
+        doc="how often each order is asked, each time with another seed; the mean is the preference",
+        ge=1,
+        later=True,
+    )
 
 
 class Label(StageConfig, Judging):
@@ -38,8 +48,16 @@ class Label(StageConfig, Judging):
 
 
 def judge_templates(config: Judging, inputs: Mapping[str, Port]) -> Iterable[str]:
-    """The judge's template, where there is a judge."""
-    return (f"judge/{config.template}.j2",) if inputs.keys() & {"critic", "evaluator"} else ()
+    """The judge's template, where there is a judge and no other wording."""
+    asks = inputs.keys() & {"critic", "evaluator"} and "wording" not in inputs
+    return (f"judge/{config.template}.j2",) if asks else ()
+
+
+def check_judging(config: Judging, inputs: Mapping[str, Port]) -> Iterable[Problem]:
+    """Two wordings at once."""
+    if "wording" in inputs and "template" in config.model_fields_set:
+        message = "`template` and `wording` both say how the judge is asked"
+        yield Problem("AC321", "template", message, "leave one of them out")
 
 
 def outputs(config: Label, inputs: Mapping[str, Port]) -> dict[str, Port]:
@@ -51,6 +69,7 @@ def outputs(config: Label, inputs: Mapping[str, Port]) -> dict[str, Port]:
 
 
 def check(config: Label, inputs: Mapping[str, Port]) -> Iterable[Problem]:
+    yield from check_judging(config, inputs)
     if not any(p.may_overlap(q) for p in inputs["a"].pools for q in inputs["b"].pools):
         yield Problem("AC330", "b", "`a` and `b` answer different prompts, so they make no pair")
 
@@ -72,12 +91,12 @@ def run(job: Job) -> None:
     write_rows(job.out / "data.jsonl", (_preference(pair, found) for pair, found in decided))
     job.report(
         without_partner=len(a.keys() ^ b.keys()),
-        a_preferred=sum(found == 1.0 for _, found in decided) / len(decided),
+        a_preferred=sum(found < TIE for _, found in decided) / len(decided),
     )
 
 
 def _preference(pair: Pair, found: float) -> dict[str, str]:
-    chosen, rejected = (pair.a, pair.b) if found == 1.0 else (pair.b, pair.a)
+    chosen, rejected = (pair.a, pair.b) if found < TIE else (pair.b, pair.a)
     return {"id": pair.id, "prompt": pair.prompt, "chosen": chosen, "rejected": rejected}
 
 

@@ -208,6 +208,15 @@ def test_both_orders_ask_twice_and_the_template_counts(tmp_path: Path) -> None:
     assert costs["coin"].usd.likely == pytest.approx((tokens * 30 + 9_000 * 1.02 * 6 * 60) / 1e6)
     assert costs["both"].usd.likely == pytest.approx(2 * costs["coin"].usd.likely)
     assert "both orders" in costs["both"].basis and "price: a test" in costs["both"].basis
+    thrice = paper(tmp_path, "stages.labels.repeats=3", order="both")
+    again = cost_of(thrice, estimate(thrice, (), FACTS, STATED), "labels")
+    assert again.usd.likely == pytest.approx(6 * costs["coin"].usd.likely)
+    (tmp_path / "mine.j2").write_text(500 * "A" + "{{ first }}{{ second }}")
+    mine = f"{{kind: template, path: {tmp_path}/mine.j2, max_tokens: 5, parser: {{kind: whole_reply}}}}"
+    worded = paper(tmp_path, f"wordings.mine={mine}", "stages.labels.wording=mine")
+    found = cost_of(worded, estimate(worded, (), FACTS, STATED), "labels")
+    assert found.tokens_read.likely == pytest.approx(9_000 * 1.02 * (500 + 4000 + 4000 + 400) / 4)
+    assert found.tokens_written.likely == pytest.approx(9_000 * 1.02 * 5)
 
 
 def test_the_templates_own_text_is_what_the_judge_is_sent() -> None:
