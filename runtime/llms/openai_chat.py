@@ -89,9 +89,7 @@ def read_completion(completion: Any) -> Reply:
         if reason != "length":
             raise ValueError("it has no text")
         text = ""  # all tokens went into reasoning
-    return Reply(
-        text, reason, usage, completion.model or "", raw=raw(completion), logprobs=_logprobs(choice)
-    )
+    return Reply(text, reason, usage, completion.model or "", raw=raw(completion), logprobs=_logprobs(choice))
 
 
 def _logprobs(choice: Any) -> tuple[tuple[str, float], ...] | None:
