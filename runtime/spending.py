@@ -16,6 +16,8 @@ from typing import Any
 
 from runtime.files import read_json, write_json
 from runtime.job import JobError
+from runtime.llms.batch_log import NAME as BATCHES
+from runtime.llms.batch_log import open_batches
 from runtime.store import Store
 
 REMEMBERED = "spent.json"
@@ -24,12 +26,16 @@ LEDGER = "ledger.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Sums over an experiment; what jobs that are not sealed have spent also stands by key."""
+    """Sums over an experiment; what jobs that are not sealed have spent also stands by key.
+
+    held_usd: the most that batches may cost which a provider is still at work on.
+    """
 
     gpu_hours: float = 0.0
     usd: float = 0.0
     unsealed_gpu_hours: Mapping[str, float] = field(default_factory=dict[str, float])
     unsealed_usd: Mapping[str, float] = field(default_factory=dict[str, float])
+    held_usd: float = 0.0
 
 
 Tails = dict[Path, tuple[int, float]]  # a ledger -> how far it was read, and the dollars until there
@@ -55,11 +61,13 @@ def spent(
     tails = {} if tails is None else tails
     asking = (left & store.working()) - {without}
     usd = {k: _ledger(store.work(k) / "scratch" / LEDGER, tails) for k in asking}
+    held = sum(_held(store.work(k) / "scratch" / BATCHES, tails) for k in asking)
     return Spent(
         sum(each[0] for each in sealed.values()) + sum(hours.values()),
         sum(each[1] for each in sealed.values()) + sum(usd.values()),
         hours,
         usd,
+        held,
     )
 
 
@@ -109,6 +117,17 @@ def _ledger(path: Path, tails: Tails) -> float:
     usd += sum(map(_line, whole.split(b"\n")))
     tails[path] = place + len(whole) + len(newline), usd
     return usd
+
+
+def _held(path: Path, tails: Tails) -> float:
+    """Most dollars of the batches that are under way; read again where the log has grown."""
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return 0.0
+    if path not in tails or tails[path][0] != size:
+        tails[path] = size, sum(batch.usd for batch in open_batches(path).values())
+    return tails[path][1]
 
 
 def _line(raw: bytes) -> float:

@@ -109,6 +109,7 @@ class Ledger:
         self.answers: Answers | None = None  # those of the model that is asked now
         self.shared: set[str] = set()  # content keys of replies that another job was given
         self.outcomes: dict[str, Outcome] = {}  # content key -> the last outcome
+        self.usd = 0.0  # spent so far, over all tries
         self._load()
         self._lines = Lines(path)
 
@@ -142,6 +143,7 @@ class Ledger:
             self.answers.add(key, line)
 
     def _pay(self, outcome: Outcome) -> None:
+        self.usd += outcome.cost_usd or 0.0
         if self.purse is not None:
             self.purse.own += outcome.cost_usd or 0.0
 

@@ -32,7 +32,8 @@ def most_usd(declaration: LLM, request: Request) -> float | None:
     if read is None or write is None:
         return None
     characters = sum(len(message.content) for message in request.messages)
-    return (characters / CHARACTERS_PER_TOKEN * read + request.max_tokens * write) / 1e6
+    most = (characters / CHARACTERS_PER_TOKEN * read + request.max_tokens * write) / 1e6
+    return most * declaration.price_share
 
 
 @dataclass(slots=True)
@@ -52,32 +53,48 @@ class Purse:
     @contextmanager
     def holding(self, declaration: LLM, request: Request) -> Iterator[None]:
         """Set a request's most dollars aside while it is asked. Raises Fatal where there is no room."""
+        most = self.most(declaration, request)
+        self.take(most, "request")
+        try:
+            yield
+        finally:
+            self.give_back(most)
+
+    def most(self, declaration: LLM, request: Request) -> float:
+        """Most that a request may cost. Raises Fatal where nobody knows."""
         most = most_usd(declaration, request)
         if most is None:
             raise Fatal(
                 "`budget.usd` cannot be held: the llm that this job asks has no price\n"
                 "State `usd_per_million_input` and `usd_per_million_output` of the llm, 0 where it is free."
             )
-        used = self.own + self._of_others()
+        return most
+
+    def take(self, most: float, what: str) -> None:
+        """Set dollars aside for a request or a batch. Raises Fatal where there is no room."""
+        used = self.own + self._of_others(fresh=what == "batch")
         if most and used + self._held + most > self.limit:
             raise Fatal(
                 f"over budget: of ${self.limit:.2f} the experiment has spent ${used:.4f}, ${self._held:.4f} "
-                f"is on its way, and the next request may cost ${most:.4f}\n"
+                f"is on its way, and the next {what} may cost ${most:.4f}\n"
                 "Raise `budget.usd` and run or submit again: what was answered is kept."
             )
-        self._held += most
-        try:
-            yield
-        finally:
-            self._held -= most
+        self.owe(most)
 
-    def _of_others(self) -> float:
-        """Looked up again and again, for a small share of the time."""
+    def owe(self, most: float) -> None:
+        """Set dollars aside for what is under way already, whether there is room or not."""
+        self._held += most
+
+    def give_back(self, most: float) -> None:
+        """What was set aside is settled."""
+        self._held -= most
+
+    def _of_others(self, *, fresh: bool) -> float:
+        """Looked up again and again, for a small share of the time; what their batches may cost counts."""
         now = time.monotonic()
-        if now > self._due:
-            self._others = spent(
-                self.store, self.experiment, remember=True, tails=self._tails, without=self.key
-            ).usd
+        if now > self._due or fresh:
+            found = spent(self.store, self.experiment, remember=True, tails=self._tails, without=self.key)
+            self._others = found.usd + found.held_usd
             self._due = now + max(LOOK_EVERY_S, LOOK_SHARE * (time.monotonic() - now))
         return self._others
 
