@@ -16,19 +16,18 @@ from typing import Any
 
 from runtime.files import read_json, write_json
 from runtime.job import JobError
-from runtime.llms.batch_log import NAME as BATCHES
-from runtime.llms.batch_log import open_batches
 from runtime.store import Store
 
 REMEMBERED = "spent.json"
 LEDGER = "ledger.jsonl"
+GRANTED = "granted"  # dollars that a job may have spent by the time its requests are answered
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
     """Sums over an experiment; what jobs that are not sealed have spent also stands by key.
 
-    held_usd: the most that batches may cost which a provider is still at work on.
+    held_usd: the most that jobs which are not sealed may spend beyond that, on requests under way.
     """
 
     gpu_hours: float = 0.0
@@ -61,7 +60,7 @@ def spent(
     tails = {} if tails is None else tails
     asking = (left & store.working()) - {without}
     usd = {k: _ledger(store.work(k) / "scratch" / LEDGER, tails) for k in asking}
-    held = sum(_held(store.work(k) / "scratch" / BATCHES, tails) for k in asking)
+    held = sum(max(0.0, _granted(store.work(k) / "scratch" / GRANTED) - usd[k]) for k in asking)
     return Spent(
         sum(each[0] for each in sealed.values()) + sum(hours.values()),
         sum(each[1] for each in sealed.values()) + sum(usd.values()),
@@ -119,15 +118,12 @@ def _ledger(path: Path, tails: Tails) -> float:
     return usd
 
 
-def _held(path: Path, tails: Tails) -> float:
-    """Most dollars of the batches that are under way; read again where the log has grown."""
+def _granted(path: Path) -> float:
+    """How far a job may go, as its purse has written it down."""
     try:
-        size = path.stat().st_size
-    except OSError:
+        return float(path.read_text())
+    except (OSError, ValueError):
         return 0.0
-    if path not in tails or tails[path][0] != size:
-        tails[path] = size, sum(batch.usd for batch in open_batches(path).values())
-    return tails[path][1]
 
 
 def _line(raw: bytes) -> float:

@@ -38,7 +38,6 @@ from runtime.llms.client import (
     limits_of,
 )
 from runtime.llms.ledger import Ledger
-from runtime.llms.purse import most_usd
 
 FIRST_POLL_S, LONGEST_POLL_S, SLOWER = 5.0, 120.0, 1.5
 LANDING_S = 60.0  # a batch of whose making nothing was heard may still appear so long after
@@ -204,24 +203,12 @@ class _Run:
         )
 
     def _mean(self, chunk: _Chunk) -> Batch:
-        """Write a batch down and set its dollars aside. Raises Fatal where the budget has no room for it.
-
-        Written first: of two jobs that do so at the same time, at least one sees the other's.
-        """
-        requests = [self.todo[key] for key in chunk.rows]
-        purse = self.ledger.purse
+        """Set a batch's dollars aside and write it down. Raises Fatal where the budget has no room for it."""
+        purse, usd = self.ledger.purse, 0.0
         if purse is not None:
-            usd = sum(purse.most(self.declaration, request) for request in requests)
-        else:
-            usd = sum(most_usd(self.declaration, request) or 0.0 for request in requests)
-        batch = self.log.meant(chunk.token, list(chunk.rows), usd)
-        if purse is not None:
-            try:
-                purse.take(usd, "batch")
-            except Fatal:
-                self.log.dropped(batch)
-                raise
-        return batch
+            usd = sum(purse.most(self.declaration, self.todo[key]) for key in chunk.rows)
+            purse.take(usd, "batch")
+        return self.log.meant(chunk.token, list(chunk.rows), usd)
 
     async def _find(self, batch: Batch) -> str:
         """The id of a batch of which nobody knows whether it was made; empty where it was not."""

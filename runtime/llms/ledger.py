@@ -195,3 +195,5 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lines.close()
+        if self.purse is not None:
+            self.purse.close()
