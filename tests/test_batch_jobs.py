@@ -70,7 +70,9 @@ def test_live_and_batch_make_the_same_artifact(tmp_path: Path, server: BatchServ
         rows = [list(read_rows(folder / name)) for name in ("data.jsonl", "verdicts.jsonl")]
         made[mode] = job["key"], rows, read_json(folder / "manifest.json")["summary"]
     assert made["batch"][:2] == made["live"][:2] and len(server.batches) == 1
-    assert made["batch"][2]["dollars"] == pytest.approx(made["live"][2]["dollars"] / 2)
+    told = made["batch"][2]
+    assert told["dollars"] == pytest.approx(made["live"][2]["dollars"] / 2)
+    assert told["dollars_per_preference"] == told["dollars"] / told["decided"]
 
 
 def test_what_is_under_way_counts_against_the_budget(tmp_path: Path, server: BatchServer) -> None:
