@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from compiler.commands.cancel import _tell_batches
 from compiler.output.describe import describe_jobs, write_descriptions
 from runtime.files import read_json, read_rows, write_json
 from runtime.llms import batch
@@ -75,7 +76,9 @@ def test_live_and_batch_make_the_same_artifact(tmp_path: Path, server: BatchServ
     assert told["dollars_per_preference"] == told["dollars"] / told["decided"]
 
 
-def test_what_is_under_way_counts_against_the_budget(tmp_path: Path, server: BatchServer) -> None:
+def test_what_is_under_way_counts_against_the_budget(
+    tmp_path: Path, server: BatchServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Room for one batch: while it is at work, no other job sends one, and nobody pays for it twice."""
 
     def script(call: Call) -> None:
@@ -86,6 +89,9 @@ def test_what_is_under_way_counts_against_the_budget(tmp_path: Path, server: Bat
     store, jobs = prepared(tmp_path, server, "batch", usd=5)
     one, two = jobs.values()
     assert run_job(store, one) is Outcome.REFUSED and len(server.batches) == 1
+    program = compile_text(tmp_path, SPEC.format(url=server.openai, mode="batch", pairs=PAIRS, usd=5))
+    _tell_batches(program, store, range(len(program.graph.nodes)))
+    assert "batches of labels[seed=0] are still under way" in capsys.readouterr().out
     found = spent(store, "asked")
     assert found.usd == 0 and 2.5 < found.held_usd < 5
     assert run_job(store, two) is Outcome.REFUSED and len(server.batches) == 1

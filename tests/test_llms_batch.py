@@ -300,9 +300,10 @@ def test_a_run_that_loses_its_provider_at_any_call_pays_once(
 
 
 def test_a_run_killed_at_any_write_pays_once(
-    server: BatchServer, llm: Callable[..., LLM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: BatchServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed before or after each line of the log and of the ledger."""
+    llm = declare("openai", server.openai)
     steps: list[int] = []
     limit = 0
 
@@ -327,11 +328,11 @@ def test_a_run_killed_at_any_write_pays_once(
         limit, folder = number, tmp_path / str(number)
         whole = True
         try:
-            ask(llm(), requests(3), folder)
+            ask(llm, requests(3), folder)
         except* Killed:
             whole = False
         limit = 9999
-        assert texts(ask(llm(), requests(3), folder)) == answered(3)
+        assert texts(ask(llm, requests(3), folder)) == answered(3)
         assert server.paid == once(3), f"killed at step {number}"
         if whole:
             break
@@ -349,10 +350,10 @@ ask(declare(sys.argv[1], sys.argv[2]), requests(6), Path(sys.argv[3]))
 """
 
 
-def test_kill_nine_while_it_waits(server: BatchServer, llm: Callable[..., LLM], tmp_path: Path) -> None:
+def test_kill_nine_while_it_waits(server: BatchServer, tmp_path: Path) -> None:
     server.steps = 10_000
-    me = llm()
-    words = [sys.executable, "-c", PROGRAM, me.provider, getattr(server, me.provider), str(tmp_path)]
+    me = declare("anthropic", server.anthropic)
+    words = [sys.executable, "-c", PROGRAM, "anthropic", server.anthropic, str(tmp_path)]
     running = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": "."})
 
     def script(call: Call) -> None:

@@ -104,6 +104,7 @@ def test_purses_of_two_jobs_never_exceed_one_limit(tmp_path: Path) -> None:
     first.give_back(0.7)
     first.own = 0.2
     first.close()
+    assert first.words == " (all jobs: $0.20 of $1.00)"
     second.take(0.5, "batch")
     second.close()  # its batches are under way, and nobody has written down a reply yet
     assert spent(store, "gpus").held_usd == pytest.approx(0.2 + 0.8)

@@ -382,14 +382,13 @@ class _Run:
             raise _Stopped
 
     def _say(self) -> None:
-        told = [f"{self.failed} failed"] if self.failed else []
-        if self.ledger.usd:
-            told.append(f"${self.ledger.usd:.2f}")
+        failed = f"{self.failed} failed" if self.failed else ""
         under_way = [state for state in self.states.values() if not state.ended]
-        if under_way:
-            told.append(f"{len(under_way)} batch{'es' * (len(under_way) > 1)} {under_way[0].words}")
+        several = f"{len(under_way)} batch{'es' * (len(under_way) > 1)}"
+        waits = f"{several} {under_way[0].words}" if under_way else ""
         done = len(self.settled) + sum(state.done for state in under_way)
-        self.tell(min(done, len(self.todo)), len(self.todo), ", ".join(told))
+        words = ", ".join(filter(None, (failed, self.ledger.money, waits)))
+        self.tell(min(done, len(self.todo)), len(self.todo), words)
 
 
 def _key_of(name: str, batch: Batch) -> str:

@@ -12,6 +12,7 @@ Row number n of a batch is called `<token>-<n>` at the provider.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -21,6 +22,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from runtime.files import read_json
+from runtime.store import Store
 
 NAME = "batches.jsonl"
 
@@ -127,6 +131,13 @@ def open_batches(path: Path) -> dict[str, Batch]:
     known = _Known()
     _read(path, known)
     return known.open
+
+
+def batches_of(store: Store, key: str) -> dict[str, Batch]:
+    """Batches under way of a job, by the key that it was asked for or the one that it turned out to have."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        key = read_json(store.realised(key))["key"]
+    return open_batches(store.work(key) / "scratch" / NAME)
 
 
 def in_batches(declaration: Any, ledger: Path) -> bool:

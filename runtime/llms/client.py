@@ -277,8 +277,8 @@ class _Run:
             self.stop.set()
 
     def _words(self) -> str:
-        money = f", ${self.ledger.usd:.2f}" if self.ledger.usd else ""
-        return f"{self.failed} failed{money}" if self.failed else money.removeprefix(", ")
+        failed = f"{self.failed} failed" if self.failed else ""
+        return ", ".join(filter(None, (failed, self.ledger.money)))
 
 
 @contextmanager

@@ -183,6 +183,12 @@ class Ledger:
             self.shared.add(key)
         return reply
 
+    @property
+    def money(self) -> str:
+        """Dollars in words, for a line of progress; empty where none were spent."""
+        of = self.purse.words if self.purse is not None else ""
+        return f"${self.usd:.2f}{of}" if self.usd else ""
+
     def copy_to(self, folder: Path) -> None:
         """Put the ledger into an artifact."""
         self.sync()

@@ -52,6 +52,7 @@ class Purse:
     own: float = 0.0
     _held: float = 0.0  # for what is on its way
     _granted: float = 0.0  # how far it may go, as the others see it
+    _seen: float = 0.0  # what the others had spent at the last look
     _tails: Tails = field(default_factory=dict[Path, tuple[int, float]])
 
     @contextmanager
@@ -91,6 +92,11 @@ class Purse:
         """What was set aside is settled."""
         self._held -= most
 
+    @property
+    def words(self) -> str:
+        """What the experiment has spent of its limit, as far as this job has looked."""
+        return f" (all jobs: ${self.own + self._seen:.2f} of ${self.limit:.2f})"
+
     def close(self) -> None:
         """Keep aside only what is on its way beyond the end of this run: batches."""
         self._grant(self.own + self._held)
@@ -103,6 +109,7 @@ class Purse:
     def _others(self) -> tuple[float, float]:
         """Dollars that the experiment's other jobs have spent, and those that they may yet."""
         found = spent(self.store, self.experiment, remember=True, tails=self._tails, without=self.key)
+        self._seen = found.usd
         return found.usd, found.held_usd
 
     def _refuse(self, most: float, what: str) -> NoReturn:
