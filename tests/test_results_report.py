@@ -152,7 +152,7 @@ def test_what_a_label_costs() -> None:
     assert labels.usd_per_label == pytest.approx(6 / 160)
     assert exam.usd is None and exam.usd_per_label is None and exam.labels is None
     assert asked_told(jobs) == (
-        "asked: 300 requests, 3,030 tokens, $6.00; $0.0375 a label of openai/gpt-x, in batches (labels)"
+        "paid: 200 requests, 2,020 tokens, $6.00; $0.0375 a label of openai/gpt-x, in batches (labels)"
     )
     assert asked_told(jobs[3:]) == ""
 

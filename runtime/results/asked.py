@@ -56,15 +56,15 @@ def total(lines: Iterable[Asked]) -> Asked:
 
 
 def told(jobs: Iterable[Job]) -> str:
-    """In one line, for a terminal; empty where nothing was paid."""
-    lines = asked_of(jobs)
+    """What was paid, in one line for a terminal; empty where nothing was."""
+    lines = [line for line in asked_of(jobs) if line.usd]
     whole = total(lines)
     if not whole.usd:
         return ""
     labelled = [line for line in lines if line.usd_per_label is not None]
     each = ", ".join(f"${line.usd_per_label:.4f} a label of {line.llm} ({line.what})" for line in labelled)
     tokens = f"{whole.input_tokens + whole.output_tokens:,} tokens"
-    return f"asked: {count(whole.requests, 'request')}, {tokens}, ${whole.usd:,.2f}" + (each and f"; {each}")
+    return f"paid: {count(whole.requests, 'request')}, {tokens}, ${whole.usd:,.2f}" + (each and f"; {each}")
 
 
 def _sum(stage: str, llm: str, jobs: list[Job]) -> Asked:
