@@ -208,6 +208,9 @@ def test_live_ends_what_is_under_way_and_asks_the_rest_at_once(
     die(server, llm(), tmp_path, at=lambda call: server.batches and call.method == "GET")
     assert texts(ask(llm(mode="live"), requests(6), tmp_path)) == answered(6)
     assert server.paid == once(6) and server.batches[0].cancelled
+    lines = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
+    dear, cheap = sorted({line["cost_usd"] for line in lines}, reverse=True)
+    assert dear == 2 * cheap  # each at the price that was paid
     assert sum(call.path.endswith(("/messages", "/completions")) for call in server.calls) == 3
 
 
@@ -246,6 +249,30 @@ def test_a_silent_provider_keeps_the_batch(
     server.script = lambda call: None
     assert texts(ask(llm(), requests(3), tmp_path)) == answered(3)
     assert server.paid == once(3)
+
+
+def test_a_batch_that_is_gone_can_be_given_up(
+    server: BatchServer, llm: Callable[..., LLM], tmp_path: Path
+) -> None:
+    die(server, llm(), tmp_path, at=lambda call: server.batches and call.method == "GET")
+    server.batches.clear()
+    with pytest.raises(JobError, match=r"(?s)no batch batch_0.*remove .*/batches\.jsonl"):
+        ask(llm(), requests(6), tmp_path)
+    (tmp_path / "batches.jsonl").unlink()
+    assert texts(ask(llm(), requests(6), tmp_path)) == answered(6)
+
+
+def test_a_server_without_batches_is_told(
+    server: BatchServer, llm: Callable[..., LLM], tmp_path: Path
+) -> None:
+    def script(call: Call) -> None:
+        if call.path.endswith(("/files", "/batches")):
+            raise Refused(404, "not found")
+
+    server.script = script
+    with pytest.raises(JobError, match=r"(?s)has no batches.*set `mode: live`"):
+        ask(llm(), requests(3), tmp_path)
+    assert texts(ask(llm(mode="live"), requests(3), tmp_path)) == answered(3)
 
 
 # ---------------------------------------------------------------- kills

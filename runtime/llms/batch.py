@@ -21,6 +21,7 @@ from runtime.llms.batch_vendor import (
     Answer,
     Cancelled,
     Found,
+    Gone,
     QueueFull,
     Row,
     State,
@@ -43,7 +44,6 @@ FIRST_POLL_S, LONGEST_POLL_S, SLOWER = 5.0, 120.0, 1.5
 LANDING_S = 60.0  # a batch of whose making nothing was heard may still appear so long after
 SILENCES = 150  # attempts in a row to hear of a batch: about an hour
 READINGS = 3  # of results with damaged lines
-
 
 T = TypeVar("T")
 
@@ -88,6 +88,8 @@ class _Run:
         stop: asyncio.Event,
     ) -> None:
         self.declaration = declaration
+        # A batch that is ended because the spec says `live` now has cost half all the same.
+        self.batched = declaration.model_copy(update={"mode": "batch"})
         self.vendor = vendor
         self.todo = todo
         self.ledger = ledger
@@ -134,6 +136,11 @@ class _Run:
             await work
         except _Stopped:
             pass
+        except Gone as error:
+            self.fatal = self.fatal or Fatal(
+                f"{error}\nAsk with the key that made it. To give it up, and ask its rows again, remove "
+                f"{self.ledger.path.with_name(NAME)}."
+            )
         except Fatal as error:
             self.fatal = self.fatal or error
 
@@ -159,7 +166,7 @@ class _Run:
         if not self.sending:
             return
         for chunk in self._chunks(keys):
-            if self.fatal:
+            if self.fatal or self.stop.is_set():
                 return
             self._begin(self._follow(await self._make(chunk)))
 
@@ -233,8 +240,9 @@ class _Run:
             raise state.problem
         if state.problem is not None:
             return await self._make_room(batch, state.problem)
+        answers = await self._read(batch)
         self._let_go(batch)
-        await self._settle(batch, state, await self._read(batch))
+        await self._settle(batch, state, answers)
 
     async def _wait(self, batch: Batch) -> State:
         pause = FIRST_POLL_S
@@ -305,9 +313,9 @@ class _Run:
 
     def _kept(self, key: str, answer: Answer) -> Answer:
         """An answer; a reply is in the ledger then."""
-        if isinstance(answer, Reply) and self.ledger.reply(key) is None:
+        if isinstance(answer, Reply):
             text = answer.text.encode("utf-8", "replace").decode()
-            answer = replace(answer, text=text, cost_usd=cost_usd(self.declaration, answer.usage))
+            answer = replace(answer, text=text, cost_usd=cost_usd(self.batched, answer.usage))
             self.ledger.append(self.todo[key], key, answer, self.log.tries[key] + 1)
         return answer
 

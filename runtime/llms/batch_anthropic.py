@@ -21,6 +21,7 @@ from runtime.llms.batch_vendor import (
     Answer,
     Cancelled,
     Found,
+    Gone,
     Row,
     State,
     json_lines,
@@ -86,7 +87,7 @@ class AnthropicBatches(AnthropicMessages):
         return ""
 
     async def look(self, id_: str) -> State:
-        with meant(anthropic, self._declaration, self._key):
+        with meant(anthropic, self._declaration, self._key, id_):
             batch = await self._client.messages.batches.retrieve(id_)
             counts = batch.request_counts
             return State(
@@ -97,12 +98,14 @@ class AnthropicBatches(AnthropicMessages):
             )
 
     async def cancel(self, id_: str) -> None:
-        with meant(anthropic, self._declaration, self._key):
+        with meant(anthropic, self._declaration, self._key, id_):
             await self._client.messages.batches.cancel(id_)
 
     async def results(self, id_: str) -> AsyncGenerator[tuple[str, Answer], None]:
-        with meant(anthropic, self._declaration, self._key):
+        with meant(anthropic, self._declaration, self._key, id_):
             batches = self._client.messages.batches
+            if not (await batches.retrieve(id_)).results_url:
+                raise Gone(f"Anthropic has archived the batch {id_}")
             async with batches.with_streaming_response.results(id_) as response:
                 async for row in json_lines(response):
                     yield named(row, self._key, self._read_row)

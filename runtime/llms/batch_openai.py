@@ -66,7 +66,7 @@ class OpenAiBatches(OpenAiChat):
                 page = await page.get_next_page()
 
     async def look(self, id_: str) -> State:
-        with meant(openai, self._declaration, self._key):
+        with meant(openai, self._declaration, self._key, id_):
             batch = await self._client.batches.retrieve(id_)
             counts = batch.request_counts
             return State(
@@ -88,11 +88,11 @@ class OpenAiBatches(OpenAiChat):
         )
 
     async def cancel(self, id_: str) -> None:
-        with meant(openai, self._declaration, self._key):
+        with meant(openai, self._declaration, self._key, id_):
             await self._client.batches.cancel(id_)
 
     async def results(self, id_: str) -> AsyncGenerator[tuple[str, Answer], None]:
-        with meant(openai, self._declaration, self._key):
+        with meant(openai, self._declaration, self._key, id_):
             batch = await self._client.batches.retrieve(id_)
             for file in filter(None, (batch.output_file_id, batch.error_file_id)):
                 async with self._client.files.with_streaming_response.content(file) as response:

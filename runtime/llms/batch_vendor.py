@@ -20,6 +20,10 @@ SHAPE = (ValueError, TypeError, AttributeError, KeyError)  # what a body of anot
 Row = dict[str, Any]
 
 
+class Gone(Exception):
+    """The provider knows no such batch, or has its results no more."""
+
+
 class Cancelled(Exception):
     """A row that was not asked, because somebody stopped its batch."""
 
@@ -51,7 +55,7 @@ class Found:
 
 
 class Vendor(Protocol):
-    """A provider's batches. Every method raises Retryable, Skipped or Fatal, and nothing else."""
+    """Batches. Methods raise Retryable, Skipped or Fatal, and Gone where they are about one batch."""
 
     most_rows: int
     most_bytes: int
@@ -96,10 +100,19 @@ def make_vendor(declaration: LLM) -> Vendor:
 
 
 @contextmanager
-def meant(sdk: ModuleType, declaration: OpenAiLLM | AnthropicLLM, key: str) -> Iterator[None]:
-    """Raise what an SDK's error means; both SDKs have the same names."""
+def meant(
+    sdk: ModuleType, declaration: OpenAiLLM | AnthropicLLM, key: str, batch: str = ""
+) -> Iterator[None]:
+    """Raise what an SDK's error means; both SDKs have the same names. batch: id of the one asked about."""
     try:
         yield
+    except sdk.NotFoundError as error:
+        if batch:
+            raise Gone(f"the provider has no batch {batch}: {told(error.message, key)}") from error
+        raise Fatal(
+            f"the server has no batches (HTTP 404): {told(error.message, key)}\n"
+            "Check `base_url`, or set `mode: live` of the llm."
+        ) from error
     except sdk.APIStatusError as error:
         raise refused(error, declaration, key) from error
     except sdk.APITimeoutError as error:
