@@ -22,6 +22,7 @@ from runtime.llms.batch_log import BatchLog, open_batches
 from runtime.llms.batch_openai import OpenAiBatches
 from runtime.llms.client import ask_all
 from runtime.llms.ledger import Ledger
+from runtime.llms.shared import Shelf
 from tests.batch_server import BatchServer, Call, CutOff, Fate, Refused
 from tests.test_llms_client import echo, requests, texts
 
@@ -109,6 +110,14 @@ def batch_anthropic() -> Any:
     from runtime.llms.batch_anthropic import AnthropicBatches
 
     return AnthropicBatches
+
+
+def test_answers_of_a_batch_are_shared(server: BatchServer, llm: Callable[..., LLM], tmp_path: Path) -> None:
+    for job in ("one", "two"):
+        shelf = Shelf(tmp_path / "answers", "label", job)
+        with Ledger(tmp_path / job / "ledger.jsonl", shelf=shelf) as ledger:
+            assert texts(ask_all(llm(), requests(4), ledger)) == answered(4)
+    assert server.paid == once(4) and len(server.batches) == 1
 
 
 FATES: dict[str, tuple[Fate, str]] = {

@@ -143,7 +143,7 @@ def test_what_a_label_costs() -> None:
 
     jobs = [
         job("labels[seed=0]", "label", "k0", "gpt-x", dollars=2.0),
-        job("labels[seed=1]", "label", "k1", "gpt-x", dollars=4.0),
+        job("labels[seed=1]", "label", "k1", "gpt-x", dollars=4.0, shared=50),
         job("same[seed=0]", "label", "k0", "gpt-x", dollars=2.0),
         job("exam", "evaluate", "k2", "gpt-y", dollars=None),
     ]
@@ -152,7 +152,8 @@ def test_what_a_label_costs() -> None:
     assert labels.usd_per_label == pytest.approx(6 / 160)
     assert exam.usd is None and exam.usd_per_label is None and exam.labels is None
     assert asked_told(jobs) == (
-        "paid: 200 requests, 2,020 tokens, $6.00; $0.0375 a label of openai/gpt-x, in batches (labels)"
+        "paid: 200 requests, 2,020 tokens, $6.00; 20% of replies shared; "
+        "$0.0375 a label of openai/gpt-x, in batches (labels)"
     )
     assert asked_told(jobs[3:]) == ""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from runtime.declare import LLM
-from runtime.llms.base import Failure, Fatal, Reply, Request, Retryable, Skipped
+from runtime.llms.base import Failure, Fatal, Reply, Request, Retryable, Skipped, Usage
 from runtime.llms.batch_log import NAME, Batch, BatchLog, new_token
 from runtime.llms.batch_vendor import (
     Answer,
@@ -339,7 +339,7 @@ class _Run:
                 again.append(key)
             else:
                 assert isinstance(answer, Retryable | Skipped)
-                failures.append(self._fail(key, Failure(answer.kind, str(answer))))
+                failures.append(self._fail(key, answer))
         self.ledger.sync()
         self.log.settled(batch, again)
         self._say()
@@ -351,7 +351,10 @@ class _Run:
             )
         await self._send([] if self.fatal else again)
 
-    def _fail(self, key: str, failure: Failure) -> Failure:
+    def _fail(self, key: str, problem: Retryable | Skipped) -> Failure:
+        usage = problem.usage if isinstance(problem, Skipped) else Usage()
+        cost = cost_usd(self.batched, usage) if usage != Usage() else None
+        failure = Failure(problem.kind, str(problem), usage, cost)
         if self.ledger.outcomes.get(key) != failure:
             self.ledger.append(self.todo[key], key, failure, self.log.tries[key] + 1)
         self.settled.add(key)

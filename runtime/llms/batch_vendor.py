@@ -11,11 +11,10 @@ from typing import Any, Protocol
 
 from runtime.declare import LLM, AnthropicLLM, OpenAiLLM
 from runtime.llms.base import Fatal, Reply, Request, Retryable, Skipped
-from runtime.llms.http import refused, told
+from runtime.llms.http import reading, refused, told, unanswered
 
 UPLOAD_S = 900.0  # for one request that carries a whole batch
 SKEW_S = 3600.0  # a provider's clock may be so far behind ours
-SHAPE = (ValueError, TypeError, AttributeError, KeyError)  # what a body of another shape makes readers raise
 
 Row = dict[str, Any]
 
@@ -104,23 +103,20 @@ def meant(
     sdk: ModuleType, declaration: OpenAiLLM | AnthropicLLM, key: str, batch: str = ""
 ) -> Iterator[None]:
     """Raise what an SDK's error means; both SDKs have the same names. batch: id of the one asked about."""
-    try:
-        yield
-    except sdk.NotFoundError as error:
-        if batch:
-            raise Gone(f"the provider has no batch {batch}: {told(error.message, key)}") from error
-        raise Fatal(
-            f"the server has no batches (HTTP 404): {told(error.message, key)}\n"
-            "Check `base_url`, or set `mode: live` of the llm."
-        ) from error
-    except sdk.APIStatusError as error:
-        raise refused(error, declaration, key) from error
-    except sdk.APITimeoutError as error:
-        raise Retryable("timeout", "the server took too long") from error
-    except sdk.APIConnectionError as error:
-        raise Retryable("connection", told(f"{error} {error.__cause__ or ''}".strip(), key)) from error
-    except (sdk.APIError, *SHAPE) as error:
-        raise Retryable("bad_reply", told(f"the reply cannot be read: {error}", key)) from error
+    with reading(sdk.APIError, key):
+        try:
+            yield
+        except sdk.NotFoundError as error:
+            if batch:
+                raise Gone(f"the provider has no batch {batch}: {told(error.message, key)}") from error
+            raise Fatal(
+                f"the server has no batches (HTTP 404): {told(error.message, key)}\n"
+                "Check `base_url`, or set `mode: live` of the llm."
+            ) from error
+        except sdk.APIStatusError as error:
+            raise refused(error, declaration, key) from error
+        except sdk.APIConnectionError as error:
+            raise unanswered(error, declaration.limits, key) from error
 
 
 def text_of(value: Any) -> str:
@@ -136,11 +132,10 @@ def named(row: Row | None, key: str, read: Callable[[Row], Reply]) -> tuple[str,
     if row is None or not isinstance(name, str):
         return "", Retryable("bad_reply", "a line of the results cannot be read")
     try:
-        return name, read(row)
+        with reading(ValueError, key):
+            return name, read(row)
     except (Retryable, Skipped, Fatal, Cancelled) as error:
         return name, error
-    except SHAPE as error:
-        return name, Retryable("bad_reply", told(f"the reply cannot be read: {error}", key))
 
 
 async def json_lines(response: Any) -> AsyncIterator[Row | None]:

@@ -12,7 +12,10 @@ from runtime.results.words import count
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Requests of some jobs. `usd` is None where a price is unknown, `labels` where none was asked for."""
+    """Requests of some jobs. `usd` is None where a price is unknown, `labels` where none was asked for.
+
+    shared: replies that other jobs had paid for, beside `requests`.
+    """
 
     what: str
     llm: str
@@ -22,6 +25,11 @@ class Asked:
     output_tokens: int
     usd: float | None
     labels: int | None = None
+    shared: int = 0
+
+    @property
+    def shared_share(self) -> float:
+        return self.shared / (self.requests + self.shared)
 
     @property
     def usd_per_label(self) -> float | None:
@@ -34,7 +42,7 @@ def asked_of(jobs: Iterable[Job]) -> list[Asked]:
     found: dict[tuple[str, str], dict[str, Job]] = {}
     seen: set[str] = set()
     for job in jobs:
-        if job.summary.get("requests") and job.key not in seen:
+        if (job.summary.get("requests") or job.summary.get("shared")) and job.key not in seen:
             seen.add(job.key)
             found.setdefault((job.stage, _llm(job.manifest)), {})[job.key] = job
     return [_sum(stage, llm, list(made.values())) for (stage, llm), made in found.items()]
@@ -52,6 +60,7 @@ def total(lines: Iterable[Asked]) -> Asked:
         sum(line.input_tokens for line in lines),
         sum(line.output_tokens for line in lines),
         sum(known) if known else None,
+        shared=sum(line.shared for line in lines),
     )
 
 
@@ -64,7 +73,9 @@ def told(jobs: Iterable[Job]) -> str:
     labelled = [line for line in lines if line.usd_per_label is not None]
     each = ", ".join(f"${line.usd_per_label:.4f} a label of {line.llm} ({line.what})" for line in labelled)
     tokens = f"{whole.input_tokens + whole.output_tokens:,} tokens"
-    return f"paid: {count(whole.requests, 'request')}, {tokens}, ${whole.usd:,.2f}" + (each and f"; {each}")
+    shared = f"; {whole.shared_share:.0%} of replies shared" if whole.shared else ""
+    paid = f"paid: {count(whole.requests, 'request')}, {tokens}, ${whole.usd:,.2f}"
+    return paid + shared + (each and f"; {each}")
 
 
 def _sum(stage: str, llm: str, jobs: list[Job]) -> Asked:
@@ -80,6 +91,7 @@ def _sum(stage: str, llm: str, jobs: list[Job]) -> Asked:
         _add(summaries, "output_tokens"),
         None if None in dollars else sum(each for each in dollars if each is not None),
         sum(labels) if labels else None,
+        _add(summaries, "shared"),
     )
 
 
