@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from compiler.commands.cancel import _tell_batches
 from compiler.output.describe import describe_jobs, write_descriptions
 from runtime.files import read_json, read_rows, write_json
 from runtime.llms import batch
-from runtime.llms.batch_log import BatchLog
+from runtime.llms.batch_log import BatchLog, batches_of
 from runtime.run_job import Outcome, run_job
 from runtime.slurm.requeue import IDLE_TURNS, idle_turns, take_another_turn
 from runtime.spending import spent
@@ -101,6 +103,20 @@ def test_what_is_under_way_counts_against_the_budget(
     found = spent(store, "asked")
     assert 0 < found.usd < 2.5 and found.held_usd == 0
     assert run_job(store, two) is Outcome.SEALED
+
+
+def test_a_job_that_is_warned_leaves_its_batch_to_the_next_turn(tmp_path: Path, server: BatchServer) -> None:
+    def script(call: Call) -> None:
+        if call.method == "GET":
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+    store, jobs = prepared(tmp_path, server, "batch")
+    job = jobs["labels[seed=0]"]
+    server.script = script
+    assert run_job(store, job) is Outcome.WARNED
+    assert len(batches_of(store, job["key"])) == 1
+    server.script = lambda call: None
+    assert run_job(store, job) is Outcome.SEALED and len(server.batches) == 1
 
 
 def test_a_turn_that_waits_for_a_batch_is_not_idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
