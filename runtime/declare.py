@@ -188,14 +188,25 @@ class Limits(Frozen):
     attempts: int = speed(6, doc="tries before a request is recorded as failed", ge=1)
 
 
+BATCH_SHARE = 0.5  # of a live token's price, with both vendors
+
+
 class _Asked(Frozen):
     model: str = result(doc="the provider's model name; pin a dated snapshot")
+    mode: Literal["live", "batch"] = speed(
+        "live", doc="`batch`: through the provider's batch API, at half the price, within a day"
+    )
     base_url: str | None = nothing(None, doc="another server that speaks the same protocol")
     system: str | None = result(None, doc="system prompt")
     limits: Limits = speed(Limits(), doc="rates and timeouts")
     shared: bool = speed(True, doc="whether answers are shared by all jobs of the store; see docs/llms.md")
-    usd_per_million_input: float | None = nothing(None, doc="price of input tokens", ge=0)
-    usd_per_million_output: float | None = nothing(None, doc="price of output tokens", ge=0)
+    usd_per_million_input: float | None = nothing(None, doc="price of input tokens, asked live", ge=0)
+    usd_per_million_output: float | None = nothing(None, doc="price of output tokens, asked live", ge=0)
+
+    @property
+    def price_share(self) -> float:
+        """What a token costs in this mode, as a share of its price."""
+        return BATCH_SHARE if self.mode == "batch" else 1.0
 
 
 class OpenAiLLM(_Asked):

@@ -20,16 +20,21 @@ from runtime.store import Store
 
 REMEMBERED = "spent.json"
 LEDGER = "ledger.jsonl"
+GRANTED = "granted"  # dollars that a job may have spent by the time its requests are answered
 
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """Sums over an experiment; what jobs that are not sealed have spent also stands by key."""
+    """Sums over an experiment; what jobs that are not sealed have spent also stands by key.
+
+    held_usd: the most that jobs which are not sealed may spend beyond that, on requests under way.
+    """
 
     gpu_hours: float = 0.0
     usd: float = 0.0
     unsealed_gpu_hours: Mapping[str, float] = field(default_factory=dict[str, float])
     unsealed_usd: Mapping[str, float] = field(default_factory=dict[str, float])
+    held_usd: float = 0.0
 
 
 Tails = dict[Path, tuple[int, float]]  # a ledger -> how far it was read, and the dollars until there
@@ -55,11 +60,13 @@ def spent(
     tails = {} if tails is None else tails
     asking = (left & store.working()) - {without}
     usd = {k: _ledger(store.work(k) / "scratch" / LEDGER, tails) for k in asking}
+    held = sum(max(0.0, _granted(store.work(k) / "scratch" / GRANTED) - usd[k]) for k in asking)
     return Spent(
         sum(each[0] for each in sealed.values()) + sum(hours.values()),
         sum(each[1] for each in sealed.values()) + sum(usd.values()),
         hours,
         usd,
+        held,
     )
 
 
@@ -109,6 +116,14 @@ def _ledger(path: Path, tails: Tails) -> float:
     usd += sum(map(_line, whole.split(b"\n")))
     tails[path] = place + len(whole) + len(newline), usd
     return usd
+
+
+def _granted(path: Path) -> float:
+    """How far a job may go, as its purse has written it down."""
+    try:
+        return float(path.read_text())
+    except (OSError, ValueError):
+        return 0.0
 
 
 def _line(raw: bytes) -> float:

@@ -190,7 +190,7 @@ def _scored(world: World, base: str, stage: str, seed: int, rate: float, needs: 
     completions = {"type": "Completions", "kind": "sample", "key": key_of(sampled), "path": "data.jsonl"}
     world.seal_scores(
         scored, wins, verdicts=verdicts, inputs={"completions": [completions]}, wall_s=21.5,
-        summary={"dollars": 1.25, "requests": PROMPTS},
+        summary={"dollars": 1.25, "requests": PROMPTS, "input_tokens": 9000, "output_tokens": 1200},
     )  # fmt: skip
     return scored
 

@@ -7,13 +7,16 @@ import subprocess
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runtime.results import write_results
+from runtime.results.asked import asked_of
+from runtime.results.asked import told as asked_told
 from runtime.results.curves import charts, thinned
 from runtime.results.description import Description
-from runtime.results.jobs import survey
+from runtime.results.jobs import Job, survey
 from runtime.results.report import MAX_BYTES, duration, moment
 from runtime.store import Store
 from tests.results_world import World, key_of, study, table
@@ -122,7 +125,37 @@ def test_training_and_costs(page: Page) -> None:
     assert "12 runs, ending at" in page.text
     assert "base=mistral-7b,seed=2: 0.3" in page.text and ", reward margin 0.3" in page.text
     assert "4 × NVIDIA H200 123,457 1.3% 42.1% 71.0 GiB 3.2 s 13 min 32 s 44.1 s" in page.text
-    assert "15.00" in page.text  # dollars of twelve evaluations
+    assert "weak_test 12 2,400 108,000 14,400 15.00" in page.text
+    assert "all 32 6,400 288,000 38,400 40.00" in page.text
+
+
+def test_what_a_label_costs() -> None:
+    """Dollars over the labels that became preferences; an artifact that two nodes share counts once."""
+
+    def job(id_: str, kind: str, key: str, model: str, **told: Any) -> Job:
+        llm = {"provider": "openai", "model": model, "mode": "batch"}
+        manifest: dict[str, Any] = {"inputs": {"critic": [{"section": "llms", "declared": llm}]}}
+        tokens = {"input_tokens": 1000, "output_tokens": 10}
+        summary = {"requests": 100, **tokens, "decided": 80, **told}
+        return Job(
+            id_, id_.partition("[")[0], kind, key, "", (), "done", "", {**manifest, "summary": summary}
+        )
+
+    jobs = [
+        job("labels[seed=0]", "label", "k0", "gpt-x", dollars=2.0),
+        job("labels[seed=1]", "label", "k1", "gpt-x", dollars=4.0, shared=50),
+        job("same[seed=0]", "label", "k0", "gpt-x", dollars=2.0),
+        job("exam", "evaluate", "k2", "gpt-y", dollars=None),
+    ]
+    labels, exam = asked_of(jobs)
+    assert (labels.what, labels.llm, labels.jobs) == ("labels", "openai/gpt-x, in batches", 2)
+    assert labels.usd_per_label == pytest.approx(6 / 160)
+    assert exam.usd is None and exam.usd_per_label is None and exam.labels is None
+    assert asked_told(jobs) == (
+        "paid: 200 requests, 2,020 tokens, $6.00; 20% of replies shared; "
+        "$0.0375 a label of openai/gpt-x, in batches (labels)"
+    )
+    assert asked_told(jobs[3:]) == ""
 
 
 def test_texts_of_others_are_escaped(store: Store, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import pytest
 from compiler.output.describe import describe_jobs, write_descriptions
 from compiler.program import Program
 from runtime.files import read_json, write_json
+from runtime.llms.base import Fatal
+from runtime.llms.purse import Purse
 from runtime.run_job import Outcome, run_job
 from runtime.spending import spent
 from runtime.store import Store
@@ -83,6 +85,33 @@ def test_jobs_side_by_side_share_the_budget(tmp_path: Path) -> None:
         assert text.count("REFUSED labels") == 2
         # Every second reply is dear. Either job looks what the other has spent about twice a second.
         assert 18 <= len(server.seen) <= 34
+
+
+def test_purses_of_two_jobs_never_exceed_one_limit(tmp_path: Path) -> None:
+    store, jobs = prepared(tmp_path)
+    keys = [jobs[name]["key"] for name in ("one", "two")]
+    for key in keys:
+        (store.work(key) / "scratch").mkdir(parents=True)
+    first, second = (Purse(store, "gpus", key, limit=1.0) for key in keys)
+    first.take(0.6, "request", ahead=0.1)
+    with pytest.raises(Fatal, match=r"has spent \$0.0000, \$0.7000 is on its way"):
+        second.take(0.4, "batch")
+    second.take(0.3, "batch")
+    first.take(0.1, "request")  # what it went ahead for; no look at the other is needed
+    with pytest.raises(Fatal, match="over budget"):
+        first.take(0.1, "request")
+    assert spent(store, "gpus").held_usd == pytest.approx(1.0)
+    first.give_back(0.7)
+    first.own = 0.2
+    first.close()
+    assert first.words == " (all jobs: $0.20 of $1.00)"
+    second.take(0.5, "batch")
+    second.close()  # its batches are under way, and nobody has written down a reply yet
+    assert spent(store, "gpus").held_usd == pytest.approx(0.2 + 0.8)
+    again = Purse(store, "gpus", keys[1], limit=1.0)
+    again.owe(0.8)
+    with pytest.raises(Fatal, match="over budget"):
+        again.take(0.01, "request")
 
 
 @pytest.mark.sdk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import click
@@ -73,6 +74,7 @@ def command(
         again = [t for t in _find(program, store, chosen) if agreed.issuperset(t.nodes)]
         stopped = sum(1 for _ in cancel.stop(store, again))
     click.echo(f"cancelled {stopped} of {len(tasks)}")
+    _tell_batches(program, store, chosen)
 
 
 def _find(program: Program, store: Store, chosen: frozenset[int]) -> list[Task]:
@@ -87,3 +89,13 @@ def _find(program: Program, store: Store, chosen: frozenset[int]) -> list[Task]:
     for line in beyond:
         click.echo(line, err=True)
     return tasks
+
+
+def _tell_batches(program: Program, store: Store, chosen: Iterable[int]) -> None:
+    """Say what goes on, and will be paid for, at a provider."""
+    from runtime.llms.batch_log import batches_of
+
+    left = [program.graph.nodes[i].id for i in chosen if batches_of(store, program.identities[i].asked)]
+    if left:
+        click.echo(f"batches of {', '.join(sorted(left))} are still under way at their provider")
+        click.echo("The next run finds them; it ends them where the llm has `mode: live` by then.")

@@ -479,9 +479,12 @@ def with_prices(program: Program, profile: Profile) -> Program:
 def print_tables(program: Program, store: Store) -> Results:
     """Print tables and claims; returns what was found."""
     from compiler.output.describe import describe_tables
+    from runtime.results.asked import told
     from runtime.results.everything import load_results
 
     found = load_results(store, describe_tables(program))
     click.echo(found.text())
     click.echo()
+    if money := told(found.jobs.values()):
+        click.echo(money)
     return found

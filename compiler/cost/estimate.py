@@ -39,6 +39,7 @@ from compiler.site.profile import Profile
 RETRIES = Range(1.0, 1.02, 1.1)  # requests that are asked, and may be billed, again
 VERDICT = Range(3, 6, 12)  # tokens of a verdict and nothing else
 LATENCY_S = Range(0.5, 2, 8)  # of one request to an API
+BATCH_S = Range(300, 3600, 86_400)  # of a batch, however large: most end within an hour, say the vendors
 SIMULATED_S = exactly(0.0002)  # of one request to a program
 ROW_S = exactly(0.00005)  # of one row that is only read and written
 
@@ -235,8 +236,9 @@ class _Pass:
             if price is None:
                 unpriced = f"{binding.name} ({declared.model})"
             else:
-                usd = (read * price.input + written * price.output) / 1e6
-                basis = (*basis, f"price: {price.basis}", f"{RETRIES.likely - 1:.0%} asked again")
+                usd = (read * price.input + written * price.output) * (declared.price_share / 1e6)
+                half = ("half of it, in batches",) if declared.mode == "batch" else ()
+                basis = (*basis, f"price: {price.basis}", *half, f"{RETRIES.likely - 1:.0%} asked again")
         seconds, known = self._waiting(node, binding, declared, requests, read + written)
         return _timed(
             machine,
@@ -253,6 +255,8 @@ class _Pass:
         self, node: Node, binding: Any, declared: Any, requests: Range, tokens: Range
     ) -> tuple[Range, tuple[str, ...]]:
         """Wall time of a job that asks."""
+        if getattr(declared, "mode", "live") == "batch":
+            return BATCH_S, (f"a batch takes {BATCH_S.likely / 3600:g} h, assumed; a day at most",)
         known = self.facts.history.request_seconds(node.kind.name, llm_of(binding))
         if known is not None:
             return requests * known[0] + START_LIGHT_S, (f"time: {known[1]}",)

@@ -38,6 +38,7 @@ class Ran:
     requests: int = 0
     output_tokens: float = 0.0  # asking: of one reply
     decided: float | None = None  # labelling: share of pairs
+    batched: bool = False  # asking: through a batch API
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +89,8 @@ class History:
         return (observed([j.output_tokens for j in like]), _told(like)) if like else None
 
     def request_seconds(self, kind: str, llm: str) -> tuple[Range, str] | None:
-        """Wall time that one of many requests takes."""
-        like = self._asked(kind, llm)
+        """Wall time that one of many requests takes, asked live."""
+        like = [j for j in self._asked(kind, llm) if not j.batched]
         return (observed([j.wall_s / j.requests for j in like]), _told(like)) if like else None
 
     def decided(self, llm: str) -> Range | None:
@@ -237,4 +238,5 @@ def _answered(kind: str, wall_s: float, summary: Mapping[str, Any], inputs: Mapp
         requests=requests,
         output_tokens=summary["output_tokens"] / requests,
         decided=summary["decided"] / pairs if pairs else None,
+        batched=declared.get("mode") == "batch",
     )

@@ -32,6 +32,7 @@ from runtime.llms.base import (
     Skipped,
     Usage,
 )
+from runtime.llms.batch_log import in_batches
 from runtime.llms.ledger import Ledger
 from runtime.llms.limiter import Limiter, Reservation, Window, estimate_tokens, limiter_of
 from runtime.llms.registry import make_provider
@@ -63,7 +64,8 @@ def cost_usd(declaration: LLM, usage: Usage) -> float | None:
     )
     if prices[0] is None or prices[1] is None:
         return None
-    return (usage.input_tokens * prices[0] + usage.output_tokens * prices[1]) / 1e6
+    share: float = getattr(declaration, "price_share", 1.0)
+    return (usage.input_tokens * prices[0] + usage.output_tokens * prices[1]) / 1e6 * share
 
 
 def addressed(declaration: LLM, request: Request) -> Request:
@@ -118,7 +120,6 @@ class _Run:
         self.stop = asyncio.Event()
         self.fatal: Fatal | None = None
         self.settled = self.failed = self.in_a_row = 0
-        self.spent = 0.0
 
     async def go(self) -> None:
         """Ask everything. Raises Fatal; whatever was settled until then is in the ledger."""
@@ -256,7 +257,6 @@ class _Run:
         self.settled += 1
         if isinstance(outcome, Reply):
             self.in_a_row = 0
-            self.spent += outcome.cost_usd or 0.0
         else:
             self.failed += 1
             self._suspect(outcome)
@@ -277,8 +277,8 @@ class _Run:
             self.stop.set()
 
     def _words(self) -> str:
-        money = f", ${self.spent:.2f}" if self.spent else ""
-        return f"{self.failed} failed{money}" if self.failed else money.removeprefix(", ")
+        failed = f"{self.failed} failed" if self.failed else ""
+        return ", ".join(filter(None, (failed, self.ledger.money)))
 
 
 @contextmanager
@@ -313,6 +313,14 @@ async def _ask(
     declaration: LLM, todo: Sequence[tuple[str, Request]], ledger: Ledger, tell: Progress
 ) -> list[int]:
     """Ask what is to do; returns the signals that ended it early."""
+    if in_batches(declaration, ledger.path):
+        from runtime.llms.batch import ask_in_batches
+
+        with _signals_stop(stop := asyncio.Event()) as caught:
+            await ask_in_batches(declaration, todo, ledger, tell, stop)
+        todo = [(key, request) for key, request in todo if ledger.reply(key) is None]
+        if caught or getattr(declaration, "mode", "live") == "batch" or not todo:
+            return caught
     provider = make_provider(declaration)
     try:
         run = _Run(declaration, provider, todo, ledger, tell)

@@ -111,6 +111,7 @@ class Ledger:
         self.answers: Answers | None = None  # those of the model that is asked now
         self.shared: set[str] = set()  # content keys of replies that another job was given
         self.outcomes: dict[str, Outcome] = {}  # content key -> the last outcome
+        self.usd = 0.0  # spent so far, over all tries
         self._load()
         self._lines = Lines(path)
 
@@ -144,6 +145,7 @@ class Ledger:
             self.answers.add(key, line)
 
     def _pay(self, outcome: Outcome) -> None:
+        self.usd += outcome.cost_usd or 0.0
         if self.purse is not None:
             self.purse.own += outcome.cost_usd or 0.0
 
@@ -183,6 +185,12 @@ class Ledger:
             self.shared.add(key)
         return reply
 
+    @property
+    def money(self) -> str:
+        """Dollars in words, for a line of progress; empty where none were spent."""
+        of = self.purse.words if self.purse is not None else ""
+        return f"${self.usd:.2f}{of}" if self.usd else ""
+
     def copy_to(self, folder: Path) -> None:
         """Put the ledger into an artifact."""
         self.sync()
@@ -195,3 +203,5 @@ class Ledger:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._lines.close()
+        if self.purse is not None:
+            self.purse.close()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from runtime.results.asked import Asked, asked_of, total
 from runtime.results.cards import Card, card_of
 from runtime.results.claim_words import meaning, places, sentence, sides_of
 from runtime.results.claims import Decided
@@ -222,6 +223,10 @@ def stage_lines(jobs: Iterable[Job]) -> list[StageLine]:
     return lines
 
 
+def _with_total(lines: list[Asked]) -> list[Asked]:
+    return [*lines, total(lines)] if len(lines) > 1 else lines
+
+
 def _speeds(jobs: Iterable[Job]) -> list[Speed]:
     """Of the jobs that trained. One that only went on to where it was already has no speed."""
     return [_speed(job, told) for job in jobs if (told := job.summary).get("useful_tokens_per_s")]
@@ -339,6 +344,7 @@ def _fill(
         samples=texts,
         speeds=_speeds(shown_jobs),
         stages=stage_lines(jobs.values()),
+        asked=_with_total(asked_of(jobs.values())),
         jobs=shown_jobs,
         anchors={job.id: f"job-{n}" for n, job in enumerate(shown_jobs, 1)},
         jobs_left_out=len(jobs) - len(shown_jobs),

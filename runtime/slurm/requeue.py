@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runtime.files import read_json, write_json
+from runtime.llms.batch_log import batches_of
 from runtime.slurm.task import slurm_id
 from runtime.store import Store
 
@@ -41,14 +42,15 @@ def idle_turns(store: Store, key: str, *, further: bool = False) -> int:
 def take_another_turn(store: Store, description: Mapping[str, Any], *, further: bool = False) -> bool:
     """Requeue the task of this process, which works on `description`. Slurm then ends this process.
 
-    further: whether the task has made another of its nodes in this turn. Returns whether Slurm agreed;
-    else a person has to submit again, and the job's failure record says so.
+    further: whether the task has made another of its nodes in this turn. To wait for a batch, which its
+    provider ends within a day, is no idleness. Returns whether Slurm agreed; else a person has to submit
+    again, and the job's failure record says so.
     """
     task = slurm_id()
     if task is None:
         return False
     key = description.get("asked", description["key"])
-    idle = idle_turns(store, key, further=further)
+    idle = idle_turns(store, key, further=further or bool(batches_of(store, key)))
     if idle >= IDLE_TURNS:
         (store.work(key) / TURNS).unlink(missing_ok=True)  # whoever submits again means it
         tell(store, key, f"{idle} turns in a row got no further", idle=idle)

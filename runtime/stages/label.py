@@ -88,10 +88,12 @@ def run(job: Job) -> None:
     if not decided:
         reasons = _words(job.summary)
         raise JobError(f"the critic preferred neither answer in all of {len(pairs)} pairs: {reasons}")
+    dollars = job.summary["dollars"]
     write_rows(job.out / "data.jsonl", (_preference(pair, found) for pair, found in decided))
     job.report(
         without_partner=len(a.keys() ^ b.keys()),
         a_preferred=sum(found < TIE for _, found in decided) / len(decided),
+        dollars_per_preference=None if dollars is None else dollars / len(decided),
     )
 
 

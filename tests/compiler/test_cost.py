@@ -219,6 +219,14 @@ def test_both_orders_ask_twice_and_the_template_counts(tmp_path: Path) -> None:
     assert found.tokens_written.likely == pytest.approx(9_000 * 1.02 * 5)
 
 
+def test_batches_cost_half_and_take_their_time(tmp_path: Path) -> None:
+    live = cost_of(program := paper(tmp_path), estimate(program, (), FACTS, STATED), "labels")
+    batched = paper(tmp_path, "llms.gpt4.mode=batch")
+    cost = cost_of(batched, estimate(batched, (), FACTS, STATED), "labels")
+    assert cost.usd.likely == pytest.approx(live.usd.likely / 2) and batched.keys == program.keys
+    assert "half of it, in batches" in cost.basis and cost.seconds.high == 86_400
+
+
 def test_the_templates_own_text_is_what_the_judge_is_sent() -> None:
     from runtime.judging import Pair, template
     from runtime.templates import names
