@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import httpx2
 from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError, AsyncOpenAI, BadRequestError
 
 from runtime.declare import OpenAiLLM
@@ -57,7 +59,7 @@ class OpenAiChat:
 
     async def _try(self, request: Request, limit_name: str) -> Reply:
         try:
-            return _read(await self._client.chat.completions.create(**self._arguments(request, limit_name)))
+            return _read(await self._post(self._arguments(request, limit_name)))
         except APIStatusError:
             raise
         except APITimeoutError as error:
@@ -69,6 +71,20 @@ class OpenAiChat:
         except (APIError, ValueError, TypeError, AttributeError, KeyError) as error:
             # The SDK does not check what it parses, so a body of another shape fails anywhere.
             raise Retryable("bad_reply", told(f"the reply cannot be read: {error}", self._key)) from error
+
+    async def _post(self, body: dict[str, Any]) -> Any:
+        """What `chat.completions.create` sends and gets, without its look at the type of every field.
+
+        That look takes a third of the CPU time of a request.
+        """
+        answer = await self._client.post("/chat/completions", cast_to=httpx2.Response, body=body)
+        return json.loads(answer.content, object_hook=Fields)
+
+
+class Fields(dict[str, Any]):
+    """A JSON object with its fields as attributes; None for those that it has not."""
+
+    __getattr__ = dict.get
 
 
 def _read(completion: Any) -> Reply:
