@@ -229,13 +229,14 @@ def _row(pair: Pair, asked: Template, **more: Any) -> dict[str, Any]:
 
 
 def _identical(pair: Pair, asked: Template) -> dict[str, Any]:
-    return _row(pair, asked, preference=1.5, reason="identical", shown=[], replies=[], judge=None)
+    return _row(pair, asked, preference=1.5, reason="identical", shown=[], replies=[], read=[], judge=None)
 
 
 def _judged(
     pair: Pair, shown: Sequence[Shown], outcomes: Sequence[Outcome], asked: Template
 ) -> dict[str, Any]:
-    found, reason = _reconcile([_read(o, s, asked) for o, s in zip(outcomes, shown, strict=True)])
+    read = [_read(o, s, asked) for o, s in zip(outcomes, shown, strict=True)]
+    found, reason = _reconcile(read)
     replies = [None if isinstance(o, Failure) else o.text for o in outcomes]
     snapshots = [o.model for o in outcomes if not isinstance(o, Failure) and o.model]
     return _row(
@@ -245,6 +246,7 @@ def _judged(
         reason=reason,
         shown=list(shown),
         replies=replies,
+        read=[preference for preference, _ in read],
         judge=snapshots[0] if snapshots else None,
     )
 
@@ -254,10 +256,11 @@ def judge(
 ) -> list[dict[str, Any]]:
     """One verdict row for each pair, in order.
 
-    {id, prompt, preference, reason, shown, replies, judge, template}: `shown` and `replies` are lists,
-    one entry for each time the judge was asked; `reason` says why there is no clear preference
-    (identical, tie, contradiction, unreadable, failed: ...), `judge` is the model's snapshot, `template`
-    the hash of the template's file. Pairs of equal answers are ties of which nobody is asked.
+    {id, prompt, preference, reason, shown, replies, read, judge, template}: `shown`, `replies` and `read`
+    (the preference in a reply) are lists, one entry for each time the judge was asked; `reason` says why
+    there is no clear preference (identical, tie, contradiction, unreadable, failed: ...), `judge` is the
+    model's snapshot, `template` the hash of the template's file. Pairs of equal answers are ties of which
+    nobody is asked.
     """
     asked = template(config.template)
     shown = {pair.id: orders(pair, config) for pair in pairs if pair.a != pair.b}

@@ -212,7 +212,7 @@ def test_verdicts_in_fixed_order(tmp_path: Path) -> None:
     }  # fmt: skip
     assert found["1"] == {
         "id": "1", "prompt": "prompt 1", "preference": 1.0, "reason": None, "shown": ["ab"],
-        "replies": ["Output (a)"], "judge": "replay", "template": template("pairwise").hash,
+        "replies": ["Output (a)"], "read": [1.0], "judge": "replay", "template": template("pairwise").hash,
     }  # fmt: skip
     assert judging.count(found.values()) == {
         "pairs": 5, "decided": 2, "ties": 1, "contradictions": 0, "identical": 1, "unreadable": 1,
