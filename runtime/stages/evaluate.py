@@ -113,7 +113,7 @@ def run(job: Job) -> None:
         if not pairs:
             raise JobError("no prompt has both a completion and a reference, so there is nothing to compare")
         control = _control(job, pairs)  # what it lacks is told before anybody is asked
-        verdicts = judge_job(job, evaluator.declared, pairs)
+        verdicts = [verdict for _, verdict in judge_job(job, evaluator.declared, pairs)]
         controlled = _controlled(job, control, pairs, verdicts) if control else {}
         job.report(without_partner=len(versus.keys() ^ done.keys()))
     items = _items(done, asked, {row["id"]: row["preference"] for row in verdicts})
@@ -123,7 +123,7 @@ def run(job: Job) -> None:
     job.report(completions=len(done), metrics=metrics)
 
 
-def _reference(job: Job) -> dict[str, dict[str, Any]]:
+def _reference(job: Job) -> Mapping[str, dict[str, Any]]:
     """The completions to compare with: the input `reference`, else those of `prompts`."""
     from runtime.job import JobError
     from runtime.judging import read_completions
