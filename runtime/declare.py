@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
@@ -98,7 +98,8 @@ class PreferencesSource(Frozen):
     """Preference pairs, of which `prepare` makes preferences: exactly one of `hub` and `path`.
 
     Rows of `prompt, chosen, rejected` as text or as lists of {role, content}, the prompt apart or in both
-    sides; or AlpacaEval's annotations. Ties and prompts of several turns are left out, and counted.
+    sides; two transcripts of `Human:` and `Assistant:`; or AlpacaEval's annotations. Ties are left out, and
+    counted.
     """
 
     kind: Literal["preferences"] = result(doc="source kind")
@@ -109,6 +110,15 @@ class PreferencesSource(Frozen):
     subset: str | None = result(None, doc="configuration name of the data set")
     split: str = result("train", doc="split of the data set")
     revision: str | None = result(None, doc="commit of the hub data set; pin it for a reproducible study")
+    prompt: str = result("prompt", later=True, doc="column of the prompt, where it stands apart")
+    chosen: str = result("chosen", later=True, doc="column of the better answer")
+    rejected: str = result("rejected", later=True, doc="column of the worse answer")
+    turns: Literal["one", "joined"] = result(
+        "one",
+        later=True,
+        doc="prompts of several turns, or with a system message: `one` leaves them out, and counts them; "
+        "`joined` makes one text of them, in which the chat format `human_assistant` sees the conversation",
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> PreferencesSource:
@@ -136,6 +146,19 @@ class DatasetsSource(Frozen):
         if (self.hub is None) == (self.path is None):
             raise ValueError("give exactly one of `hub` and `path`")
         return self
+
+
+class AlpacaEvalLengthsSource(Frozen):
+    """AlpacaEval's files of length control, for `evaluate`: its data set's folder on the Hugging Face hub.
+
+    It holds instruction_difficulty.csv, df_gamed.csv (both may be gzipped) and the instructions in their
+    order, as alpaca_eval.json or alpaca_eval.jsonl.
+    """
+
+    artifact: ClassVar[str] = "Lengths"
+
+    kind: Literal["alpaca_eval_lengths"] = result(doc="source kind")
+    path: str = nothing(doc="folder, relative to the spec that names it")
 
 
 def _families(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -167,7 +190,13 @@ class WorldSource(Frozen):
 
 
 Source = Annotated[
-    JsonlSource | ShareGptSource | AlpacaEvalSource | PreferencesSource | DatasetsSource | WorldSource,
+    JsonlSource
+    | ShareGptSource
+    | AlpacaEvalSource
+    | AlpacaEvalLengthsSource
+    | PreferencesSource
+    | DatasetsSource
+    | WorldSource,
     Field(discriminator="kind"),
 ]
 

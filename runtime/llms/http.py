@@ -99,10 +99,11 @@ def _time(value: str | None) -> float | None:
 
 def raw(message: Any) -> dict[str, Any]:
     """What an SDK's answer says beside the text: ids, snapshot, the provider's own count of tokens."""
-    said: dict[str, Any] = message.model_dump(
-        mode="json", exclude={"choices", "content", "model", "object", "type", "role"}, exclude_none=True,
-        warnings=False,
-    )  # fmt: skip
+    whole = message
+    if not isinstance(message, Mapping):
+        whole = message.model_dump(mode="json", exclude_none=True, warnings=False)
+    left_out = {"choices", "content", "model", "object", "type", "role", "_request_id"}
+    said = {name: value for name, value in whole.items() if value is not None and name not in left_out}
     request = getattr(message, "_request_id", None)
     return said | ({"request_id": request} if request else {})
 
