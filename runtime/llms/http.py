@@ -97,12 +97,16 @@ def _time(value: str | None) -> float | None:
         return None
 
 
+READ = frozenset({"choices", "content", "model", "object", "type", "role"})  # what else becomes of an answer
+
+
 def raw(message: Any) -> dict[str, Any]:
-    """What an SDK's answer says beside the text: ids, snapshot, the provider's own count of tokens."""
+    """What an answer says beside the text: ids, snapshot, the provider's own count of tokens."""
+    if isinstance(message, Mapping):
+        return {name: value for name, value in message.items() if name not in READ and value is not None}
     said: dict[str, Any] = message.model_dump(
-        mode="json", exclude={"choices", "content", "model", "object", "type", "role"}, exclude_none=True,
-        warnings=False,
-    )  # fmt: skip
+        mode="json", exclude=set(READ), exclude_none=True, warnings=False
+    )
     request = getattr(message, "_request_id", None)
     return said | ({"request_id": request} if request else {})
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
+import httpx2
 from openai import APIConnectionError, APIStatusError, AsyncOpenAI, BadRequestError, OpenAIError, Timeout
 
 from runtime.declare import OpenAiLLM
@@ -60,8 +62,10 @@ class OpenAiChat:
 
     async def _try(self, request: Request, limit_name: str) -> Reply:
         try:
-            create = self._client.chat.completions.with_raw_response.create
-            answer = await create(**self._arguments(request, limit_name))
+            # As `chat.completions.create` does it, without its look at the type of every field, which takes
+            # a third of the CPU time of a request.
+            body = self._arguments(request, limit_name)
+            answer = await self._client.post("/chat/completions", cast_to=httpx2.Response, body=body)
         except APIStatusError:
             raise
         except APIConnectionError as error:
@@ -69,7 +73,15 @@ class OpenAiChat:
         except (OpenAIError, ValueError, TypeError) as error:
             raise unsent(error, self._key) from error
         with reading(OpenAIError, self._key):
-            return replace(read_completion(answer.parse()), allowed=allowed(answer.headers))
+            completion = json.loads(answer.content, object_hook=Fields)
+            completion["request_id"] = answer.headers.get("x-request-id")
+            return replace(read_completion(completion), allowed=allowed(answer.headers))
+
+
+class Fields(dict[str, Any]):
+    """A JSON object with its fields as attributes; None for those that it has not."""
+
+    __getattr__ = dict.get
 
 
 def read_completion(completion: Any) -> Reply:
