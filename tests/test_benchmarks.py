@@ -62,6 +62,35 @@ def test_submission_is_measured(slurm: Cluster, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_judging_is_measured(tmp_path: Path) -> None:
+    for name in ("base", "model"):
+        with gzip.open(tmp_path / f"{name}.jsonl.gz", "wt") as file:
+            for number in range(12):
+                row = {"instruction": f"tell {number}", "output": f"{name if number else 'same'} {number}"}
+                print(json.dumps(row), file=file)
+    files = [str(tmp_path / f"{name}.jsonl.gz") for name in ("base", "model")]
+    sizes = ["--in-flight", "4", "--many", "30", "--repeats", "1", "--latency", "0.001"]
+    told = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "judge.py", "--data", *files, "--rival", tmp_path, *sizes],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    assert f"no alpaca_eval in {tmp_path}" in told.stdout
+    rows = [line.strip("| ").split(" | ") for line in told.stdout.splitlines() if line.startswith("| ")]
+    assert [row[:2] for row in rows[2:6]] == [
+        ["alignc", "16 (default)"],
+        ["alignc", "4"],
+        ["bare openai client", "4"],
+        ["bare httpx client", "4"],
+    ]
+    assert rows[-1][0] == "30" and float(rows[-1][3]) > 10
+    assert told.stderr.count("'pairs': 11") == 4  # a pair of equal answers is not asked about
+
+
+@pytest.mark.slow
 def test_training_is_measured_beside_trl(tmp_path: Path) -> None:
     draw = random.Random(0)
     for name in ("one", "other"):
