@@ -29,6 +29,7 @@ PARENTS: dict[str, str | None] = {
     "Scores": None,
     # Declared in a spec, not made by a stage:
     "Source": None,
+    "Lengths": None,
     "LLM": None,
     "Wording": None,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
@@ -138,6 +138,19 @@ class DatasetsSource(Frozen):
         return self
 
 
+class AlpacaEvalLengthsSource(Frozen):
+    """AlpacaEval's files of length control, for `evaluate`: its data set's folder on the Hugging Face hub.
+
+    It holds instruction_difficulty.csv, df_gamed.csv (both may be gzipped) and the instructions in their
+    order, as alpaca_eval.json or alpaca_eval.jsonl.
+    """
+
+    artifact: ClassVar[str] = "Lengths"
+
+    kind: Literal["alpaca_eval_lengths"] = result(doc="source kind")
+    path: str = nothing(doc="folder, relative to the spec that names it")
+
+
 def _families(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     chosen(names)
     return names
@@ -167,7 +180,13 @@ class WorldSource(Frozen):
 
 
 Source = Annotated[
-    JsonlSource | ShareGptSource | AlpacaEvalSource | PreferencesSource | DatasetsSource | WorldSource,
+    JsonlSource
+    | ShareGptSource
+    | AlpacaEvalSource
+    | AlpacaEvalLengthsSource
+    | PreferencesSource
+    | DatasetsSource
+    | WorldSource,
     Field(discriminator="kind"),
 ]
 

@@ -250,7 +250,7 @@ def _declarations(
                 problems.append(Diagnostic("AC107", message, body.place, "rename one", note))
             value, wrong = validate(model, body, f"`{section}.{name}`")
             problems += wrong
-            found[name] = Declaration(section, name, type_, value, body)
+            found[name] = Declaration(section, name, getattr(value, "artifact", type_), value, body)
     return found
 
 

@@ -33,6 +33,7 @@ SECTIONS: tuple[tuple[str, tuple[type[Frozen], ...]], ...] = (
             declare.JsonlSource,
             declare.ShareGptSource,
             declare.AlpacaEvalSource,
+            declare.AlpacaEvalLengthsSource,
             declare.PreferencesSource,
             declare.DatasetsSource,
             declare.WorldSource,

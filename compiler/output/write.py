@@ -155,6 +155,8 @@ def _leaderboard_row(one: Sealed) -> dict[str, Any]:
     metrics = read_json(one.folder / "metrics.json")
     if metrics.get("win_rate") is None:
         raise UsageError(f"{one.id} has no win rate, so it cannot stand in a leaderboard")
+    if "lc_standard_error" not in metrics:  # controlled by lengths alone, which is no rate of AlpacaEval's
+        metrics.pop("length_controlled_winrate", None)
     return {column: metrics.get(column) for column in COLUMNS}
 
 

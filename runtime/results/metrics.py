@@ -53,6 +53,13 @@ KNOWN = {
             error_field="standard_error",
             score=lambda item: _times(item, "win", 100.0),
         ),
+        Metric(
+            "length_controlled_winrate",
+            "length-controlled win rate",
+            "%",
+            1,
+            error_field="length_controlled_se",
+        ),
         Metric("discrete_win_rate", "discrete win rate", "%", 1, score=_discrete),
         Metric(
             "accuracy",

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from runtime.artifacts import Port
-from runtime.fields import Reference, takes
+from runtime.fields import Reference, result, takes
 from runtime.job import Job
 from runtime.stage import Problem, Resources, StageConfig, StageKind
 from runtime.stages.label import Judging, check_judging, judge_templates
 from runtime.stages.sample import Sampling
 
+if TYPE_CHECKING:
+    from runtime.judging import Pair
+    from runtime.statistics.length_control import Control
+
 WIN_RATE = ("win_rate", "standard_error", "n_wins", "n_wins_base", "n_draws", "n_total", "discrete_win_rate")
+CONTROLLED = ("length_controlled_winrate", "length_controlled_se")
 ACCURACY = ("accuracy", "accuracy_se")
 ALWAYS = ("avg_length",)
 
@@ -33,6 +39,14 @@ class Evaluate(StageConfig, Judging):
         "Completions", doc="what to compare with; none: the completions of `prompts`", default=None
     )
     evaluator: Reference | None = takes("LLM", doc="judge of the win rate; none: accuracy only", default=None)
+    length_control: bool = result(
+        False,
+        later=True,
+        doc="also the win rate that would be if both answers were as long (`length_controlled_winrate`)",
+    )
+    lengths: Reference | None = takes(
+        "Lengths", doc="AlpacaEval's files of length control; none: controlled by lengths alone", default=None
+    )
 
 
 class OnTheSpot(Sampling):
@@ -50,7 +64,8 @@ def _versus(inputs: Mapping[str, Port]) -> Port | None:
 def outputs(config: Evaluate, inputs: Mapping[str, Port]) -> dict[str, Port]:
     metrics: tuple[str, ...] = ALWAYS
     if "evaluator" in inputs and _versus(inputs):
-        metrics = WIN_RATE + metrics
+        controlled = CONTROLLED if config.length_control or config.lengths else ()
+        metrics = WIN_RATE + controlled + metrics
     if inputs["completions"].answers:
         metrics = ACCURACY + metrics
     return {"": Port(type="Scores", path="metrics.json", metrics=metrics, pools=inputs["completions"].pools)}
@@ -91,17 +106,20 @@ def run(job: Job) -> None:
     prompts = job.optional("prompts")
     asked = read_by_id(prompts.path, "prompt") if prompts else {}
     verdicts: list[dict[str, Any]] = []
+    controlled: dict[str, Any] = {}
     evaluator = job.optional("evaluator")
     if evaluator:
         versus = _reference(job)
         pairs = pair_up(versus, done)
         if not pairs:
             raise JobError("no prompt has both a completion and a reference, so there is nothing to compare")
+        control = _control(job, pairs)  # what it lacks is told before anybody is asked
         verdicts = judge_job(job, evaluator.declared, pairs)
+        controlled = _controlled(job, control, pairs, verdicts) if control else {}
         job.report(without_partner=len(versus.keys() ^ done.keys()))
     items = _items(done, asked, {row["id"]: row for row in verdicts})
     write_rows(job.out / "items.jsonl", items)
-    metrics = _metrics(items, [row["preference"] for row in verdicts])
+    metrics = {**_metrics(items, [row["preference"] for row in verdicts]), **controlled}
     write_json(job.out / "metrics.json", metrics)
     job.report(completions=len(done), metrics=metrics)
     if len(variance := [item["repeats"] for item in items if "repeats" in item]) > 1:
@@ -117,6 +135,50 @@ def _reference(job: Job) -> dict[str, dict[str, Any]]:
     if found is None:
         raise JobError("there is nothing to compare with: name a `reference`")
     return read_completions(found.path)
+
+
+def _control(job: Job, pairs: Sequence[Pair]) -> Control | None:
+    """By what win rates are controlled; None where they are not. Raises JobError where they cannot be."""
+    from importlib.util import find_spec
+
+    from runtime.job import JobError
+    from runtime.stages.prepare import require_unchanged
+    from runtime.statistics.length_control import Control, read_control
+
+    lengths = job.optional("lengths")
+    if not (lengths or job.config.length_control):
+        return None
+    if find_spec("numpy") is None:
+        raise JobError("the length-controlled win rate needs numpy: install `alignc[results]`")
+    if lengths is None:
+        return Control()
+    require_unchanged(job, "lengths")
+    control = read_control(Path(lengths.declared.path))
+    control.difficulties(_annotations(pairs, [None] * len(pairs)))
+    return control
+
+
+def _controlled(
+    job: Job, control: Control, pairs: Sequence[Pair], verdicts: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The length-controlled metrics; null where nothing can be fitted, which the report then explains."""
+    from runtime.job import JobError
+
+    try:
+        rate, error = control.rate(_annotations(pairs, [row["preference"] for row in verdicts]))
+    except JobError as problem:
+        job.report(length_control=str(problem))
+        return dict.fromkeys(CONTROLLED)
+    job.report(length_control=asdict(rate.weights))
+    found = dict(zip(CONTROLLED, (rate.win_rate, error), strict=True))
+    return found if control.known is None else {**found, "lc_standard_error": rate.standard_error}
+
+
+def _annotations(pairs: Sequence[Pair], preferences: Sequence[float | None]) -> list[Any]:
+    from runtime.interchange.alpaca_eval import Annotation
+
+    told = zip(pairs, preferences, strict=True)
+    return [Annotation(f"prompt {p.id}", found, p.prompt, p.a, p.b) for p, found in told]
 
 
 def _items(

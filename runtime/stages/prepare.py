@@ -183,13 +183,13 @@ def _splits(config: Prepare, rows: list[Row]) -> dict[str, Sequence[Row]]:
     return splits
 
 
-def _guard(job: Job, source: Any) -> None:
-    """Raise JobError where the file is no longer the one whose content is in the recipe."""
+def require_unchanged(job: Job, field: str) -> None:
+    """Raise JobError where a source's files are no longer those whose content is in the recipe."""
     from runtime.fingerprint import fingerprint
 
-    (record,) = job.description["recipe"]["inputs"]["source"]
-    content, path = record.get("content"), Path(getattr(source, "path", ""))
-    if content and path.is_file() and fingerprint(path) != content:
+    (record,) = job.description["recipe"]["inputs"][field]
+    content, path = record.get("content"), Path(getattr(job.input(field).declared, "path", ""))
+    if content and path.exists() and fingerprint(path) != content:
         raise JobError(f"{path} has changed since this job was planned; plan and submit again")
 
 
@@ -200,7 +200,7 @@ def _rows(job: Job, dropped: Counter[str]) -> Iterable[Row]:
     source = job.input("source")
     if source.declared is None:
         return cast("Iterable[Row]", read_rows(source.path))
-    _guard(job, source.declared)
+    require_unchanged(job, "source")
     return read(source.declared, dropped)
 
 

@@ -12,11 +12,16 @@ The length-controlled win rate is the mean over instructions of sigma(w_3 + w_2 
 feature is 0. The fit minimises |w|_1 + C sum of weighted log losses, with the gamed rows at weight
 0.2 / 2 each; C comes of five-fold cross-validation. Here the optimum is exact, upstream's liblinear
 stops within its tolerance. Fitting needs numpy, all else only Python.
+
+Where there are no such difficulties and no gamed baseline, for instructions of one's own, the model is
+lengths and the last feature alone (`Control` without files): the same question, asked of the model's own
+pairs. Rates of the two kinds are not compared.
 """
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +29,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from runtime.interchange.alpaca_eval import Annotation, Output, column_number, read_table
 from runtime.job import JobError
+from runtime.sources.pick import text
+from runtime.sources.records import array_or_lines
 from runtime.statistics.estimates import mean, standard_error, win
 
 if TYPE_CHECKING:
@@ -42,6 +49,7 @@ LENGTH, DIFFICULTY, NOT_GAMED = FEATURES = (
 GAMED_WEIGHT = 0.2 / 2
 GRID = tuple(10 ** (-4 + 8 * i / 9) for i in range(10))  # of C
 FOLDS = 5
+RESAMPLES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,3 +278,66 @@ def _lasso(linear: Array, curvature: Array, start: Array) -> Array:
         if np.abs(w - before).max() <= 1e-12 * (1 + np.abs(w).max()):
             break
     return w
+
+
+# ---------------------------------------------------------------- control
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """By what a model's pairs are controlled: AlpacaEval's difficulties and gamed rows, or lengths alone."""
+
+    known: Difficulties | None = None
+    gamed: Sequence[Pair] = ()
+
+    def difficulties(self, rows: Sequence[Annotation]) -> list[float]:
+        """Of each row; raises JobError where an instruction is none of AlpacaEval's."""
+        return [0.0] * len(rows) if self.known is None else align(rows, self.known, "instruction")
+
+    def rate(self, rows: Sequence[Annotation]) -> tuple[LengthControlled, float]:
+        """The rate of a model's pairs, and the standard error of its fit, in points.
+
+        Rows are put in AlpacaEval's order first, on which its folds depend; without its files C is the
+        largest, so that the penalty does no more than keep the weights finite. The error is that of fits
+        at the same C on pairs drawn anew. Raises JobError where nothing can be fitted.
+        """
+        if self.known is not None:
+            place = {instruction: number for number, instruction in enumerate(self.known.by_text)}
+            rows = sorted(rows, key=lambda row: place.get(row.instruction or "", -1))
+        difficulties = self.difficulties(rows)
+        pairs = pairs_of(rows, difficulties)
+        if len(pairs) < 2:
+            raise JobError("fewer than two pairs have a verdict")
+        weights = fit(pairs, self.gamed, None if self.known else GRID[-1])
+        return predict(weights, difficulties), _refitted_error(pairs, self.gamed, weights)
+
+
+def _refitted_error(pairs: Sequence[Pair], gamed: Sequence[Pair], weights: Weights) -> float:
+    draw = random.Random(0)
+    rates = []
+    for _ in range(RESAMPLES):
+        drawn = draw.choices(pairs, k=len(pairs))
+        rates.append(predict(fit(drawn, gamed, weights.c), [p.difficulty for p in drawn]).win_rate)
+    return math.sqrt(RESAMPLES) * (standard_error(rates) or 0.0)
+
+
+def read_control(folder: Path) -> Control:
+    """AlpacaEval's files of length control in a folder. Raises JobError."""
+    known = read_difficulties(_one(folder, "instruction_difficulty.csv"), _instructions(folder))
+    return Control(known, read_gamed(_one(folder, "df_gamed.csv")))
+
+
+def _one(folder: Path, *names: str) -> Path:
+    """The first of these files that is there, gzipped or not."""
+    for path in (folder / f"{name}{ending}" for name in names for ending in ("", ".gz")):
+        if path.is_file():
+            return path
+    raise JobError(f"{folder} has no {' or '.join(names)}: put AlpacaEval's files of length control there")
+
+
+def _instructions(folder: Path) -> list[Output]:
+    path = _one(folder, "alpaca_eval.json", "alpaca_eval.jsonl")
+    return [
+        Output(text(record.get("instruction"), "instruction", where), "")
+        for where, record in array_or_lines(path)
+    ]
