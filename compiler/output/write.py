@@ -43,12 +43,12 @@ class Sealed:
         """The artifact and file behind the first of these inputs that there is."""
         for name in names:
             for record in self.manifest["inputs"].get(name, ())[:1]:
-                found = _open(self.store, record["kind"], record["key"], record["name"])
+                found = open_sealed(self.store, record["kind"], record["key"], record["name"])
                 return found, found.folder / record["path"]
         return None
 
 
-def _open(store: Store, kind: str, key: str, name: str) -> Sealed:
+def open_sealed(store: Store, kind: str, key: str, name: str) -> Sealed:
     """Raises UsageError where it is not there, or damaged."""
     real = store.locate(kind, key)
     if real is None:
@@ -58,6 +58,12 @@ def _open(store: Store, kind: str, key: str, name: str) -> Sealed:
     except Damaged as error:
         raise UsageError(str(error)) from error
     return Sealed(store, store.artifact(kind, real), store.manifest(kind, real))
+
+
+def open_node(program: Program, store: Store, index: int) -> Sealed:
+    """What a node made. Raises UsageError where it is not there, or damaged."""
+    node = program.graph.nodes[index]
+    return open_sealed(store, node.kind.name, program.keys[index], node.id)
 
 
 def write(
@@ -79,7 +85,7 @@ def write(
     if form != "leaderboard" and len(nodes) > 1:
         shown = ", ".join(list(paths)[:3])
         raise UsageError(f"{form} are those of one node, and {len(nodes)} are named: {shown}")
-    sealed = [_open(store, n.kind.name, program.keys[i], n.id) for n, i in zip(nodes, indices, strict=True)]
+    sealed = [open_node(program, store, i) for i in indices]
     if form == "leaderboard":
         rows = {name or one.id: _leaderboard_row(one) for one in sealed}
         text, count = leaderboard_csv(rows), len(rows)

@@ -61,7 +61,8 @@ class Annotation:
     """One judged pair. `idx` is the row of its instruction in AlpacaEval's set, where the file says it.
 
     `preference`: 1 the baseline is better, 2 the model, between them by degree, 0 an old tie; None no
-    verdict. `price` is in USD. Texts are None where the file leaves them out.
+    verdict. `price` is in USD. Texts are None where the file leaves them out. `switched`: whether the judge
+    saw the model's answer first, where the file says it; `reason`: why there is no preference, likewise.
     """
 
     where: str
@@ -73,21 +74,24 @@ class Annotation:
     name: str = ""
     idx: int | None = None
     price: float | None = None
+    annotator: str = ""
+    switched: bool | None = None
+    reason: str = ""
 
 
-def read_annotations(path: Path) -> list[Annotation]:
-    """The judged pairs of an annotations.json, in its order."""
-    found = [_annotation(record, where) for where, record in array_or_lines(path)]
+def read_annotations(path: Path, field: str = "preference") -> list[Annotation]:
+    """The judged pairs of an annotations.json, in its order. `field` holds the preference."""
+    found = [_annotation(record, where, field) for where, record in array_or_lines(path)]
     if not found:
         raise JobError(f"{path} holds no annotations")
     return found
 
 
-def _annotation(record: Mapping[str, Any], where: str) -> Annotation:
-    if "preference" not in record:
+def _annotation(record: Mapping[str, Any], where: str, field: str) -> Annotation:
+    if field not in record:
         there = ", ".join(record) or "none at all"
         raise JobError(
-            f"{where}: there is no field `preference`; the fields are {there}: "
+            f"{where}: there is no field `{field}`; the fields are {there}: "
             "give an annotations.json of AlpacaEval"
         )
     idx = record.get("idx")
@@ -97,15 +101,23 @@ def _annotation(record: Mapping[str, Any], where: str) -> Annotation:
     said = {name: None if value is None else text(value, name, where) for name, value in texts.items()}
     return Annotation(
         where,
-        _number(record["preference"], "preference", where),
-        said["instruction"],
+        _number(record[field], field, where),
+        _with_input(said["instruction"], record.get("input")),
         said["output_1"],
         said["output_2"],
         _name(record, "generator_1"),
         _name(record, "generator_2"),
         idx,
         _number(record.get("price_per_example", record.get("price")), "price", where),
+        _name(record, "annotator"),
+        None if record.get("is_switched_outputs") is None else bool(record["is_switched_outputs"]),
+        _name(record, "reason"),
     )
+
+
+def _with_input(instruction: str | None, given: Any) -> str | None:
+    """An instruction with the input that AlpacaFarm keeps apart, as AlpacaEval's set has it."""
+    return f"{instruction}\n\n{given}" if instruction is not None and given else instruction
 
 
 def _name(record: Mapping[str, Any], field: str) -> str:
