@@ -98,7 +98,8 @@ class PreferencesSource(Frozen):
     """Preference pairs, of which `prepare` makes preferences: exactly one of `hub` and `path`.
 
     Rows of `prompt, chosen, rejected` as text or as lists of {role, content}, the prompt apart or in both
-    sides; or AlpacaEval's annotations. Ties and prompts of several turns are left out, and counted.
+    sides; two transcripts of `Human:` and `Assistant:`; or AlpacaEval's annotations. Ties are left out, and
+    counted.
     """
 
     kind: Literal["preferences"] = result(doc="source kind")
@@ -109,6 +110,15 @@ class PreferencesSource(Frozen):
     subset: str | None = result(None, doc="configuration name of the data set")
     split: str = result("train", doc="split of the data set")
     revision: str | None = result(None, doc="commit of the hub data set; pin it for a reproducible study")
+    prompt: str = result("prompt", later=True, doc="column of the prompt, where it stands apart")
+    chosen: str = result("chosen", later=True, doc="column of the better answer")
+    rejected: str = result("rejected", later=True, doc="column of the worse answer")
+    turns: Literal["one", "joined"] = result(
+        "one",
+        later=True,
+        doc="prompts of several turns, or with a system message: `one` leaves them out, and counts them; "
+        "`joined` makes one text of them, in which the chat format `human_assistant` sees the conversation",
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> PreferencesSource:

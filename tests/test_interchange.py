@@ -25,6 +25,7 @@ from runtime.job import JobError
 from runtime.sources import read
 from runtime.statistics.estimates import win_rate
 from runtime.store import Store
+from runtime.templates import fill
 from tests.commands import alignc
 from tests.specs import LIGHT
 from tests.test_statistics import V1_CLAUDE, preferences
@@ -70,7 +71,7 @@ def test_pairs_are_known_by_their_content(record: dict[str, Any], found: object)
     ("record", "message"),
     [
         ({"prompt": "p", "chosen": "c"}, "x:1: there is no field `rejected`; the fields are prompt, chosen"),
-        ({"chosen": "a", "rejected": "b"}, "x:1: there is no field `prompt`; take it out of the texts"),
+        ({"chosen": "a", "rejected": "b"}, "x:1: there is no field `prompt`, and `chosen` is no transcript"),
         ({**PAIR, "chosen": 3}, "`chosen` must be text or a list of {role, content}"),
         ({"chosen": [USER], "rejected": [USER]}, "`chosen` must end in a message of the assistant"),
         ({"chosen": [{**GOOD, "content": None}], "rejected": [BAD]}, "`content` must be text, not NoneType"),
@@ -82,6 +83,45 @@ def test_what_is_no_pair_is_told_with_its_place(record: dict[str, Any], message:
     with pytest.raises(JobError) as told:
         pair_of(record, "x:1")
     assert message in str(told.value)
+
+
+SHORT = "\n\nHuman: p\n\nAssistant: "
+LONG = "\n\nHuman: a\n\nAssistant: b\n\nHuman: p\n\nAssistant: "
+ASKED, TOLD = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+
+
+@pytest.mark.parametrize(
+    ("record", "alone", "joined"),
+    [
+        ({"chosen": f"{SHORT}c", "rejected": f"{SHORT}r"}, "p", "p"),
+        ({"chosen": f"{LONG}c", "rejected": f"{LONG}r"}, None, "a\n\nAssistant: b\n\nHuman: p"),
+        ({"prompt": [ASKED, TOLD, USER], "chosen": [GOOD], "rejected": "r"}, None, LONG[9:-13]),
+        ({"chosen": [SYSTEM, USER, GOOD], "rejected": [SYSTEM, USER, BAD]}, None, "s\n\np"),
+        ({"chosen": [TOLD, USER, GOOD], "rejected": [TOLD, USER, BAD]}, None, None),
+    ],
+)
+def test_turns_are_left_out_or_joined(record: dict[str, Any], alone: str | None, joined: str | None) -> None:
+    for join, prompt in ((False, alone), (True, joined)):
+        wanted = "several_turns" if prompt is None else {**PAIR, "prompt": prompt}
+        assert pair_of(record, "x:1", join=join) == wanted
+
+
+def test_joined_turns_are_the_conversation_again() -> None:
+    found = pair_of({"chosen": f"{LONG}c", "rejected": f"{LONG}r"}, "x:1", join=True)
+    assert isinstance(found, dict)
+    assert fill("chat/human_assistant.j2", prompt=found["prompt"]).strip() == LONG.strip()
+
+
+def test_columns_of_pairs_have_names(tmp_path: Path) -> None:
+    rows = [
+        {"question": "p", "good": "c", "bad": [BAD], "chosen": "no"},
+        {"question": [ASKED, TOLD, USER], "good": "c", "bad": "r"},
+    ]
+    (tmp_path / "pairs.json").write_text(json.dumps(rows))
+    dropped = Counter[str]()
+    told = {"prompt": "question", "chosen": "good", "rejected": "bad", "turns": "joined"}
+    source = PreferencesSource(kind="preferences", path=str(tmp_path / "pairs.json"), **told)
+    assert [row["prompt"] for row in read(source, dropped)] == ["p", LONG[9:-13]] and not dropped
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
@@ -212,6 +252,13 @@ def test_annotations_score_as_the_stage_did(made: tuple[Program, Store, Path]) -
     board = read_leaderboard(written(made, "leaderboard", "score[seed=0]", "score[seed=1]"))
     assert set(board) == {"score[seed=0]", "score[seed=1]"}
     assert float(board["score[seed=0]"]["win_rate"]) == metrics["win_rate"]
+    program, store, folder = made
+    theirs = folder / "theirs.csv"
+    theirs.write_text(",win_rate,mode\nsomebody,12.5,verified\n")
+    index = [node.id for node in program.graph.nodes].index("score[seed=0]")
+    assert write(program, store, [index], "leaderboard", None, "ours", folder / "all.csv", theirs) == 2
+    both = read_leaderboard(folder / "all.csv")
+    assert both["somebody"]["mode"] == "verified" and both["ours"] == board["score[seed=0]"]
 
 
 def test_labels_are_written_as_pairs_messages_and_annotations(made: tuple[Program, Store, Path]) -> None:
@@ -223,6 +270,11 @@ def test_labels_are_written_as_pairs_messages_and_annotations(made: tuple[Progra
         Counter(),
     )
     assert [{k: row[k] for k in PAIR} for row in again] == rows
+    pairs = list(read_rows(written(made, "completions", "right")))
+    assert pairs == [
+        {k: row[k] for k in ("prompt", "completion")}
+        for row in read_rows(artifact(made, "right") / "data.jsonl")
+    ]
     answers = read_rows(written(made, "messages", "right"))
     assert [turn["role"] for turn in next(answers)["messages"]] == ["user", "assistant"]
 

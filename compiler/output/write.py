@@ -12,7 +12,7 @@ from compiler.errors import UsageError
 from compiler.program import Program
 from runtime.artifacts import is_a
 from runtime.files import read_json, read_rows, write_atomic
-from runtime.interchange.alpaca_eval import COLUMNS, leaderboard_csv, output_row
+from runtime.interchange.alpaca_eval import COLUMNS, leaderboard_csv, output_row, read_leaderboard
 from runtime.interchange.preferences import PAIR, as_messages
 from runtime.judging import read_by_id, read_completions
 from runtime.store import Damaged, Store
@@ -22,6 +22,7 @@ FORMS = {
     "model_outputs": ("Completions",),
     "annotations": ("Verdicts", "Scores"),
     "leaderboard": ("Scores",),
+    "completions": ("Completions",),
     "preferences": ("Preferences",),
     "messages": ("Completions", "Preferences"),
 }
@@ -74,11 +75,13 @@ def write(
     output: str | None,
     name: str,
     out: Path,
+    onto: Path | None = None,
 ) -> int:
     """Write nodes' artifacts in a form; returns how many rows.
 
     output: which output, where several would do. name: the model's name in the file, by default its
-    node's. Raises UsageError where a node does not fit or is not made, JobError for rows of another shape.
+    node's. onto: a leaderboard whose rows are kept, but for those of the same names. Raises UsageError
+    where a node does not fit or is not made, JobError for rows of another shape.
     """
     nodes = [program.graph.nodes[i] for i in indices]
     paths = {node.id: _path(node.outputs, node.id, form, output) for node in nodes}
@@ -87,12 +90,15 @@ def write(
         raise UsageError(f"{form} are those of one node, and {len(nodes)} are named: {shown}")
     sealed = [open_node(program, store, i) for i in indices]
     if form == "leaderboard":
-        rows = {name or one.id: _leaderboard_row(one) for one in sealed}
+        if name and len(sealed) > 1:
+            raise UsageError(f"{len(sealed)} models cannot all be called {name!r}: leave `--name` out")
+        rows: dict[str, Mapping[str, Any]] = dict(read_leaderboard(onto)) if onto else {}
+        rows |= {name or one.id: _leaderboard_row(one) for one in sealed}
         text, count = leaderboard_csv(rows), len(rows)
     else:
         (one,) = sealed
         made = _rows(one, one.folder / paths[nodes[0].id], form, name)
-        lines = form in ("preferences", "messages")
+        lines = form in ("completions", "preferences", "messages")
         text = _json_lines(made) if lines else json.dumps(made, indent=2, ensure_ascii=False) + "\n"
         count = len(made)
     try:
@@ -126,7 +132,8 @@ def _rows(one: Sealed, path: Path, form: str, name: str) -> list[dict[str, Any]]
     rows = read_rows(path)
     if form == "messages":
         return [dict(as_messages(row)) for row in rows]
-    return [{field: row[field] for field in PAIR} for row in rows]
+    fields = PAIR if form == "preferences" else ("prompt", "completion")
+    return [{field: row[field] for field in fields} for row in rows]
 
 
 def _annotations(one: Sealed, name: str) -> list[dict[str, Any]]:

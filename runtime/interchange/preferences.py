@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runtime.job import JobError
@@ -11,38 +12,62 @@ from runtime.statistics.estimates import win
 
 Message = dict[str, str]
 PAIR = ("prompt", "chosen", "rejected")
+LABELS = {"user": "Human", "assistant": "Assistant"}  # of the chat format human_assistant
+ROLES = {label: role for role, label in LABELS.items()}
+TRANSCRIPT = re.compile(r"\n\n(Human|Assistant): ?")
 
 
-def pair_of(record: Mapping[str, Any], where: str) -> dict[str, str] | str:
+def pair_of(
+    record: Mapping[str, Any], where: str, columns: Sequence[str] = PAIR, *, join: bool = False
+) -> dict[str, str] | str:
     """{prompt, chosen, rejected} of a record, or in a word why it gives none.
 
     The form is seen by content: texts; lists of {role, content}, with the prompt apart or as the turns
-    before the last of both; an entry of AlpacaEval's annotations.json. What has a system message or
-    several turns before the answer gives none, nor has a tie. Raises JobError for anything else.
+    before the last of both; two whole transcripts; an entry of AlpacaEval's annotations.json. What has a
+    system message or several turns before the answer gives none, unless these are to be joined; a tie
+    gives none. columns: the record's names of the three. Raises JobError for anything else.
     """
-    if "preference" in record and "output_1" in record:
+    prompt, chosen, rejected = columns
+    if chosen not in record and "preference" in record and "output_1" in record:
         return _judged(record, where)
-    for name in ("chosen", "rejected"):
+    for name in (chosen, rejected):
         if name not in record:
             there = ", ".join(record) or "none at all"
-            raise JobError(f"{where}: there is no field `{name}`; the fields are {there}")
-    if isinstance(record["chosen"], str) and isinstance(record["rejected"], str):
-        if "prompt" not in record:
             raise JobError(
-                f"{where}: there is no field `prompt`; take it out of the texts of `chosen` and `rejected`"
+                f"{where}: there is no field `{name}`; the fields are {there}: name them in the source"
             )
-        if isinstance(record["prompt"], str):
-            return {name: text(record[name], name, where) for name in PAIR}
-    before, chosen = _last(record, "chosen", where)
-    other, rejected = _last(record, "rejected", where)
+    texts = isinstance(record[chosen], str) and isinstance(record[rejected], str)
+    if texts and isinstance(record.get(prompt), str):
+        return {name: text(record[column], column, where) for name, column in zip(PAIR, columns, strict=True)}
+    (before, better), (other, worse) = (
+        _last(record, name, where, whole=texts and prompt not in record) for name in (chosen, rejected)
+    )
     if before != other:
         return "two_prompts"
-    prompt = record.get("prompt")
     if not before:
-        before = [_turn("user", prompt)] if isinstance(prompt, str) else _turns(prompt, "prompt", where)
-    if [message["role"] for message in before] != ["user"]:
-        return "several_turns"
-    return {"prompt": before[0]["content"], "chosen": chosen, "rejected": rejected}
+        asked = record.get(prompt)
+        before = [_turn("user", asked)] if isinstance(asked, str) else _turns(asked, prompt, where)
+    found = _joined(before) if join else _only(before)
+    return "several_turns" if found is None else {"prompt": found, "chosen": better, "rejected": worse}
+
+
+def _only(turns: Sequence[Message]) -> str | None:
+    """The one message of a user; None where there is more."""
+    return turns[0]["content"] if [turn["role"] for turn in turns] == ["user"] else None
+
+
+def _joined(turns: Sequence[Message]) -> str | None:
+    """Turns as one text, which the chat format human_assistant puts back into a conversation.
+
+    What the system says stands before the first message. None where others speak, or not in turn.
+    """
+    system = [turn["content"] for turn in turns if turn["role"] == "system"]
+    said = [turn for turn in turns if turn["role"] != "system"]
+    in_turn = [("user", "assistant")[i % 2] for i in range(len(said))]
+    if len(said) % 2 == 0 or [turn["role"] for turn in said] != in_turn:
+        return None
+    labelled = (f"{LABELS[turn['role']]}: {turn['content']}" for turn in said[1:])
+    return "\n\n".join([*system, said[0]["content"], *labelled])
 
 
 def _judged(record: Mapping[str, Any], where: str) -> dict[str, str] | str:
@@ -57,13 +82,30 @@ def _judged(record: Mapping[str, Any], where: str) -> dict[str, str] | str:
     return {name: text(record.get(field), field, where) for name, field in fields}
 
 
-def _last(record: Mapping[str, Any], name: str, where: str) -> tuple[list[Message], str]:
-    """The turns before the last of a side, and what the assistant says in that."""
+def _last(
+    record: Mapping[str, Any], name: str, where: str, *, whole: bool = False
+) -> tuple[list[Message], str]:
+    """The turns before the last of a side, and what the assistant says in that. whole: text has them all."""
     value = record[name]
-    turns = [_turn("assistant", value)] if isinstance(value, str) else _turns(value, name, where)
+    if whole:
+        turns = _transcript(value, name, where)
+    else:
+        turns = [_turn("assistant", value)] if isinstance(value, str) else _turns(value, name, where)
     if not turns or turns[-1]["role"] != "assistant":
         raise JobError(f"{where}: `{name}` must end in a message of the assistant; mend or remove that row")
     return turns[:-1], turns[-1]["content"]
+
+
+def _transcript(value: str, name: str, where: str) -> list[Message]:
+    """The turns of a text such as `\\n\\nHuman: ...\\n\\nAssistant: ...`."""
+    before, *found = TRANSCRIPT.split("\n\n" + value.lstrip("\n"))
+    if before or len(found) < 4:
+        raise JobError(
+            f"{where}: there is no field `prompt`, and `{name}` is no transcript of Human and Assistant; "
+            "name the prompt's field in the source, or take it out of both texts"
+        )
+    told = zip(found[::2], found[1::2], strict=True)
+    return [_turn(ROLES[label], text(content, name, where)) for label, content in told]
 
 
 def _turns(value: Any, name: str, where: str) -> list[Message]:

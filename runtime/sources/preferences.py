@@ -14,7 +14,8 @@ from runtime.sources.records import Record, array_or_lines
 
 def rows(declared: PreferencesSource, dropped: Counter[str]) -> Iterator[Row]:
     for where, record in _records(declared):
-        found = pair_of(record, where)
+        columns = declared.prompt, declared.chosen, declared.rejected
+        found = pair_of(record, where, columns, join=declared.turns == "joined")
         if isinstance(found, str):
             dropped[found] += 1
         else:
