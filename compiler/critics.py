@@ -200,6 +200,8 @@ def _said(one: Figures) -> Iterator[str]:
         if found is not None:
             within = f"95 % interval {found.low:.1f} to {found.high:.1f}; {found.n:,} {whole}"
             yield _line(title, f"{found.value:.1f} %", within)
+    if one.noise is not None:
+        yield _line("noise", f"{one.noise:.1f} points", "deviation of a verdict when the same is asked again")
     if one.usd is not None:
         each = "" if one.usd_per_label is None else f"${one.usd_per_label:.4g} for each pair that it decided"
         yield _line("cost", f"${one.usd:,.4g}", each)
@@ -260,4 +262,4 @@ def _row(one: Figures) -> dict[str, Any]:
         *((n, *((s.value, s.low, s.high) if s else (None, None, None))) for n, s in shares.items()),
     ):
         told |= {name: value, f"{name}_low": low, f"{name}_high": high}
-    return {**told, "usd": one.usd, "usd_per_label": one.usd_per_label}
+    return {**told, "noise": one.noise, "usd": one.usd, "usd_per_label": one.usd_per_label}

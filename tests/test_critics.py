@@ -24,9 +24,11 @@ from runtime.statistics.critics import (
     agree,
     figures,
     kappa,
+    noise,
     of_pairs,
     position_bias,
 )
+from runtime.statistics.intervals import components
 from tests.commands import alignc
 
 # ---------------------------------------------------------------- one critic
@@ -58,6 +60,17 @@ def test_figures_are_those_counted_by_hand() -> None:
     }
     assert found.position_bias is not None and found.position_bias.mean == 50
     assert (found.pairs, found.verdicts, found.usd_per_label) == (5, 7, 0.3)  # it decided q alone
+
+
+def test_noise_is_the_judges_component_of_variance() -> None:
+    scores = {"p": [[1.0, 0.0]], "q": [[1.0, 1.0]], "r": [[0.5, 0.0]]}
+    verdicts = [Verdict(pair, win) for pair, ((*wins,),) in scores.items() for win in wins]
+    found, parts = (
+        noise(verdicts),
+        components({pair: [[100 * w for w in s[0]]] for pair, s in scores.items()}),
+    )
+    assert found is not None and found**2 == pytest.approx(parts.judge)
+    assert noise([Verdict("p", 1.0, True), Verdict("p", 0.0, False)]) is None  # other orders are no repeats
 
 
 def test_most_verdicts_of_a_pair_decide() -> None:

@@ -69,6 +69,7 @@ class Figures:
 
     position_bias: points that an answer gains by being shown first. swap_agreement: pairs on which the
     verdict stayed the same when the answers changed places; consistency: when the same was asked again.
+    noise: deviation of one verdict from the mean of those on the same pair in the same order, in points.
     longer: decided verdicts for the longer answer, where one is. usd_per_label: of a pair that it decided.
     """
 
@@ -82,6 +83,7 @@ class Figures:
     position_bias: Estimate | None
     swap_agreement: Share | None
     consistency: Share | None
+    noise: float | None
     longer: Share | None
     usd: float | None
     usd_per_label: float | None
@@ -125,6 +127,7 @@ def figures(critic: Critic) -> Figures:
         position_bias=position_bias(verdicts),
         swap_agreement=_agreeing(said, swapped=True),
         consistency=_agreeing(said, swapped=False),
+        noise=noise(verdicts),
         longer=_shared(telling, lambda v: v.category == v.longer),
         usd=critic.usd,
         usd_per_label=critic.usd / decided if critic.usd is not None and decided else None,
@@ -187,6 +190,21 @@ def _estimate(middle: float, error: float | None, n: int, level: float) -> Estim
         return Estimate(middle, None, None, None, n)
     half = t_quantile((1 + level) / 2, n - 1) * error if error else 100 * wilson(0, n, level)[1]
     return Estimate(middle, error, max(middle - half, -100.0), min(middle + half, 100.0), n)
+
+
+def noise(verdicts: Iterable[Verdict]) -> float | None:
+    """How much repeated verdicts vary, in points: their deviation within pairs and orders, all pooled.
+
+    Its square is the judge's part of the variance of a score (see `intervals.components`). None where
+    nothing was asked twice.
+    """
+    wins: dict[tuple[str, bool | None], list[float]] = defaultdict(list)
+    for verdict in verdicts:
+        if verdict.win is not None:
+            wins[verdict.pair, verdict.second_first].append(100 * verdict.win)
+    freedom = sum(len(repeats) - 1 for repeats in wins.values())
+    squares = ((x - mean(repeats)) ** 2 for repeats in wins.values() for x in repeats)
+    return math.sqrt(math.fsum(squares) / freedom) if freedom else None
 
 
 def _orders(a: Verdict, b: Verdict, *, swapped: bool) -> bool:
