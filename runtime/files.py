@@ -106,11 +106,53 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     return (row for _, row in numbered_rows(path))
 
 
+class RowsOnDisk(Mapping[str, dict[str, Any]]):
+    """Rows of a JSON-lines file by id. Their places are held in memory, they themselves stay in the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb")
+        self._places: dict[str, int] = {}
+
+    def add(self, id_: str, place: int) -> None:
+        self._places[id_] = place
+
+    def __getitem__(self, id_: str) -> dict[str, Any]:
+        self._file.seek(self._places[id_])
+        return _row(self._file.readline().decode())
+
+    def __contains__(self, id_: object) -> bool:
+        return id_ in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def placed_rows(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """(line, its place in bytes, row) of a JSON-lines file that is not packed; raises as `numbered_rows`."""
+    place = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                if line.strip():
+                    yield number, place, _row(line.decode())
+            except ValueError as error:
+                raise ValueError(f"{path}:{number}: {error}") from error
+            place += len(line)
+
+
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
     """Write rows as JSON lines; returns how many."""
-    count = 0
     with path.open("w", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            count += 1
+        return append_rows(file, rows)
+
+
+def append_rows(file: TextIO, rows: Iterable[Mapping[str, Any]]) -> int:
+    """Write rows to an open file as JSON lines; returns how many."""
+    count = 0
+    for row in rows:
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        count += 1
     return count

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, overload
 
 from runtime.declare import LLM
-from runtime.files import read_rows, write_rows
+from runtime.files import RowsOnDisk, append_rows, placed_rows
 from runtime.job import Job, JobError
 from runtime.llms.base import Failure, Outcome, Request
 from runtime.llms.client import Progress, ask_all
@@ -25,6 +25,9 @@ from runtime.llms.shared import shelf_of
 from runtime.parsers import TIE, LogprobsParser
 from runtime.statistics.estimates import mean
 from runtime.wordings import Pair, Shown, Wording, open_wording, template
+
+VERDICTS = "verdicts.jsonl"
+AT_ONCE = 5_000  # pairs that are asked about before the next are read
 
 
 class Judging(Protocol):
@@ -47,41 +50,63 @@ class Judging(Protocol):
 # ---------------------------------------------------------------- pairs
 
 
-def read_completions(path: Path) -> dict[str, dict[str, Any]]:
+def read_completions(path: Path) -> Mapping[str, dict[str, Any]]:
     """Rows with completions, by id. Raises JobError for rows of another shape and repeated ids."""
     return read_by_id(path, "prompt", "completion")
 
 
-def read_by_id(path: Path, *texts: str) -> dict[str, dict[str, Any]]:
+def read_by_id(path: Path, *texts: str) -> Mapping[str, dict[str, Any]]:
     """Rows by id, each with these fields of text. Raises JobError for anything else."""
-    rows: dict[str, dict[str, Any]] = {}
+    rows = RowsOnDisk(path)
     try:
-        for number, row in enumerate(read_rows(path), 1):
+        for number, place, row in placed_rows(path):
             bad = [name for name in ("id", *texts) if not isinstance(row.get(name), str)]
             if bad:
                 raise JobError(f"{path}: row {number} has no text in {', '.join(map(repr, bad))}")
             if row["id"] in rows:
                 raise JobError(f"{path}: row {number} repeats the id {row['id']!r}")
-            rows[row["id"]] = row
+            rows.add(row["id"], place)
     except ValueError as error:
         raise JobError(str(error)) from error
     return rows
 
 
-def pair_up(a: Mapping[str, Mapping[str, Any]], b: Mapping[str, Mapping[str, Any]]) -> list[Pair]:
+Completions = Mapping[str, Mapping[str, Any]]
+
+
+class Pairs(Sequence[Pair]):
+    """Two completions each of some prompts, read when they are asked for."""
+
+    def __init__(self, a: Completions, b: Completions, ids: Sequence[str]) -> None:
+        self._a, self._b, self._ids = a, b, ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @overload
+    def __getitem__(self, which: int) -> Pair: ...
+    @overload
+    def __getitem__(self, which: slice) -> list[Pair]: ...
+    def __getitem__(self, which: int | slice) -> Pair | list[Pair]:
+        if isinstance(which, int):
+            return self._pair(self._ids[which])
+        return [self._pair(id_) for id_ in self._ids[which]]
+
+    def _pair(self, id_: str) -> Pair:
+        row = self._a[id_]
+        return Pair(id_, row["prompt"], row["completion"], self._b[id_]["completion"])
+
+
+def pair_up(a: Completions, b: Completions) -> Pairs:
     """Join two sets of completions by id, in `a`'s order. What has no partner is left out.
 
     Raises JobError where the same id stands for two prompts.
     """
-    pairs = []
-    for id_, row in a.items():
-        other = b.get(id_)
-        if other is None:
-            continue
-        if row["prompt"] != other["prompt"]:
+    common = [id_ for id_ in a if id_ in b]
+    for id_ in common:
+        if a[id_]["prompt"] != b[id_]["prompt"]:
             raise JobError(f"the completions answer different prompts under the same id {id_!r}")
-        pairs.append(Pair(id_, row["prompt"], row["completion"], other["completion"]))
-    return pairs
+    return Pairs(a, b, common)
 
 
 # ---------------------------------------------------------------- order
@@ -251,15 +276,38 @@ def count(verdicts: Iterable[Mapping[str, Any]]) -> dict[str, int]:
 # ---------------------------------------------------------------- in a job
 
 
-def judge_job(job: Job, declaration: LLM, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-    """Judge pairs with the settings of a job's config; leaves verdicts and ledger in its artifact."""
+def judge_job(job: Job, declaration: LLM, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, dict[str, Any]]]:
+    """Judge pairs with the settings of a job's config; yields each with its verdict.
+
+    So many are in memory as AT_ONCE says. When the last was taken, verdicts and ledger are in the job's
+    artifact, and its report tells how they came out.
+    """
+    found = Counter[str]()
     wording = job.optional("wording")
     asked = open_wording(wording.declared) if wording else template(job.config.template)
-    with Ledger(job.scratch / LEDGER, purse_of(job), shelf_of(job)) as ledger:
-        verdicts = judge(pairs, declaration, job.config, ledger, job.progress, asked)
+    with (
+        Ledger(job.scratch / LEDGER, purse_of(job), shelf_of(job)) as ledger,
+        (job.out / VERDICTS).open("w", encoding="utf-8") as file,
+    ):
+        for start, part in _parts(pairs):
+            tell = _progress(job, start, len(pairs))
+            verdicts = judge(part, declaration, job.config, ledger, tell, asked)
+            append_rows(file, verdicts)
+            found.update(count(verdicts))
+            if job.config.repeats > 1:
+                silent = sum(row.get("repeats", []).count(None) for row in verdicts)
+                found["repeats_without_preference"] += silent
+            yield from zip(part, verdicts, strict=True)
         ledger.copy_to(job.out)
-        job.report(**count(verdicts), **ledger.totals().figures())
-        if job.config.repeats > 1:
-            job.report(repeats_without_preference=sum(row.get("repeats", []).count(None) for row in verdicts))
-    write_rows(job.out / "verdicts.jsonl", verdicts)
-    return verdicts
+        job.report(**found, **ledger.totals().figures())
+
+
+def _parts(pairs: Sequence[Pair]) -> Iterator[tuple[int, Sequence[Pair]]]:
+    """Parts of about one size: a small last one, all of whose requests failed, would stop the job."""
+    size = -(-len(pairs) // -(-len(pairs) // AT_ONCE))
+    return ((start, pairs[start : start + size]) for start in range(0, len(pairs), size))
+
+
+def _progress(job: Job, before: int, pairs: int) -> Progress:
+    """Tells of requests, as if those behind had been one a pair."""
+    return lambda done, total, text: job.progress(before + done, max(before + total, pairs), text)

@@ -27,7 +27,7 @@ from runtime.run_job import Outcome, run_job
 from runtime.stages.evaluate import Evaluate
 from runtime.store import Store
 from tests.judge_server import Fault, JudgeServer, Seen, error
-from tests.support import declared, describe, run
+from tests.support import declared, describe, made, run
 
 KEY = "sk-test-77aa0b3c9e"
 
@@ -549,3 +549,33 @@ def test_ledger_lines_are_json_objects_with_all_that_is_promised(store: Store, g
             "id", "key", "attempts", "time", "reply", "finish_reason", "input_tokens", "output_tokens",
             "model", "latency_s", "cost_usd",
         }  # fmt: skip
+
+
+def test_long_jobs_ask_in_parts_with_the_same_verdicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, answer in (("a", "one"), ("b", "two")):
+        rows = [{"prompt": f"prompt {i}", "completion": f"{answer} {i}"} for i in range(25)]
+        write_rows(tmp_path / f"{name}.jsonl", rows)
+    made_of: list[bytes] = []
+    for at_once in (1000, 8):
+        monkeypatch.setattr(judging, "AT_ONCE", at_once)
+        store, sides = Store(tmp_path / str(at_once)), {}
+        for name in ("a", "b"):
+            source = {"kind": "jsonl", "path": str(tmp_path / f"{name}.jsonl"), "completion": "completion"}
+            told = describe("prepare", {}, {"source": declared("sources", source, "Source")})
+            run(store, told)
+            sides[name] = made(told, "Demonstrations", "data.jsonl")
+        sides["critic"] = declared("llms", {"provider": "simulated"}, "LLM")
+        told = describe("label", {}, sides)
+        folder = run(store, told)
+        made_of.append((folder / "verdicts.jsonl").read_bytes() + (folder / "data.jsonl").read_bytes())
+        summary = store.manifest("label", told["key"])["summary"]
+        assert (summary["pairs"], summary["decided"], summary["requests"]) == (25, 25, 25)
+    assert made_of[0] == made_of[1] and made_of[0].count(b"\n") == 50
+
+
+def test_parts_are_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judging, "AT_ONCE", 10)
+    pairs = [Pair(str(i), "p", "a", "b") for i in range(21)]
+    assert [(start, len(part)) for start, part in judging._parts(pairs)] == [(0, 7), (7, 7), (14, 7)]

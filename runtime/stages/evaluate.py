@@ -15,8 +15,8 @@ from runtime.stages.label import Judging, check_judging, judge_templates
 from runtime.stages.sample import Sampling
 
 if TYPE_CHECKING:
-    from runtime.judging import Pair
     from runtime.statistics.length_control import Control
+    from runtime.wordings import Pair
 
 WIN_RATE = ("win_rate", "standard_error", "n_wins", "n_wins_base", "n_draws", "n_total", "discrete_win_rate")
 CONTROLLED = ("length_controlled_winrate", "length_controlled_se")
@@ -114,7 +114,7 @@ def run(job: Job) -> None:
         if not pairs:
             raise JobError("no prompt has both a completion and a reference, so there is nothing to compare")
         control = _control(job, pairs)  # what it lacks is told before anybody is asked
-        verdicts = judge_job(job, evaluator.declared, pairs)
+        verdicts = [verdict for _, verdict in judge_job(job, evaluator.declared, pairs)]
         controlled = _controlled(job, control, pairs, verdicts) if control else {}
         job.report(without_partner=len(versus.keys() ^ done.keys()))
     items = _items(done, asked, {row["id"]: row for row in verdicts})
@@ -126,7 +126,7 @@ def run(job: Job) -> None:
         job.report(variance=_variance(variance))
 
 
-def _reference(job: Job) -> dict[str, dict[str, Any]]:
+def _reference(job: Job) -> Mapping[str, dict[str, Any]]:
     """The completions to compare with: the input `reference`, else those of `prompts`."""
     from runtime.job import JobError
     from runtime.judging import read_completions

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from runtime.artifacts import Port
@@ -83,17 +84,22 @@ def run(job: Job) -> None:
     pairs = pair_up(a, b)
     if not pairs:
         raise JobError("no prompt has a completion in both `a` and `b`, so there is nothing to compare")
-    verdicts = judge_job(job, job.input("critic").declared, pairs)
-    decided = [(p, v["preference"]) for p, v in zip(pairs, verdicts, strict=True) if v["reason"] is None]
-    if not decided:
+    preferred = Counter[bool]()  # whether it was `a`
+
+    def decided() -> Iterator[dict[str, str]]:
+        for pair, verdict in judge_job(job, job.input("critic").declared, pairs):
+            if verdict["reason"] is None:
+                preferred[verdict["preference"] < TIE] += 1
+                yield _preference(pair, verdict["preference"])
+
+    if not write_rows(job.out / "data.jsonl", decided()):
         reasons = _words(job.summary)
         raise JobError(f"the critic preferred neither answer in all of {len(pairs)} pairs: {reasons}")
-    dollars = job.summary["dollars"]
-    write_rows(job.out / "data.jsonl", (_preference(pair, found) for pair, found in decided))
+    dollars, many = job.summary["dollars"], preferred.total()
     job.report(
         without_partner=len(a.keys() ^ b.keys()),
-        a_preferred=sum(found < TIE for _, found in decided) / len(decided),
-        dollars_per_preference=None if dollars is None else dollars / len(decided),
+        a_preferred=preferred[True] / many,
+        dollars_per_preference=None if dollars is None else dollars / many,
     )
 
 
