@@ -177,7 +177,7 @@ Ask = Callable[[list[dict[str, str]]], Awaitable[object]]
 
 def bare(rows: Sequence[Row], in_flight: int, ask: Ask) -> Callable[[], int]:
     """As many workers as may be in flight, each asking for the next pair's messages."""
-    from runtime.judging import Pair, template
+    from runtime.wordings import Pair, template
 
     asked = template("pairwise")
     pairs = (Pair("", row["instruction"], row["baseline"], row["answer"]) for row in rows)
