@@ -147,6 +147,8 @@ class Flows:
             "label": self._labelled,
             "sft": self._trained,
             "dpo": self._trained,
+            "reward": self._trained,
+            "rank": self._ranked,
         }.get(kind)
         return make(node) if make else None
 
@@ -154,7 +156,7 @@ class Flows:
         """All that rows, tokens and hours of a node depend on. Flows live as long as this object does."""
         values, asked = vars(node.config), node.resources
         inputs = [
-            (name, b.name if b.node is None else id(self.read(b)))
+            (name, len(bindings), b.name if b.node is None else id(self.read(b)))
             for name, bindings in node.inputs.items()
             for b in bindings[:1]
         ]
@@ -202,6 +204,10 @@ class Flows:
         share = self.facts.history.decided(llm_of(critic)) or DECIDED
         both = pairs.answer / 2 if pairs.answer is not None else None
         return replace(pairs, count=pairs.count * share, answer=both)
+
+    def _ranked(self, node: Node) -> Flow:
+        rows = self.rows(node, "candidates")
+        return replace(rows, answer=rows.answer or ASSUMED_ANSWER) if rows else None
 
     def _trained(self, node: Node) -> Flow:
         model, data = self.model(node), self.rows(node, "data")
