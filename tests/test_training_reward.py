@@ -211,12 +211,12 @@ def test_killed_it_ends_with_the_same_bits(store: Store, tmp_path: Path) -> None
 def test_ddp_trains_as_one_process_does_and_goes_on_with_the_same_bits(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, two = (Store(tmp_path / name) for name in ("one", "two"))
+    one, other = (Store(tmp_path / name) for name in ("one", "other"))
     told: dict[str, Any] = {"batch_size": 13, "learning_rate": 1e-4}  # 40 pairs: a rank has none at last
     alone = run(one, reward(one, **told))
-    job = reward(two, **told, **parallel())
-    whole = run(two, job)
+    whole = run(other, reward(other, **told, **parallel()))
     require_close(alone, whole)
+    job = reward(store, **told, **parallel())
     monkeypatch.setenv("ALIGNC_RESUME_EVERY_S", "0")
     pid = in_child(store, job)
     eventually(lambda: state.newest(scratch(store, job)))
