@@ -33,4 +33,7 @@ def test_the_study_of_the_page(tmp_path: Path) -> None:
     alignc("results", "rewards.yaml", "--store", "store", "--out", "out", cwd=tmp_path)
     with (tmp_path / "out" / "main.csv").open() as file:
         table = list(csv.DictReader(file))
-    assert {row["row"] for row in table} >= {"SFT", "Ranked and tuned"}
+    shown = [row["row"] for row in table if row["column"] == "reward" and row["level"] == "cell"]
+    assert shown == ["SFT", "Ranked and tuned"]
+    (difference,) = (row for row in table if row["level"] == "comparison")
+    assert (difference["metric"], int(difference["n_prompts"])) == ("reward", 32)
