@@ -314,6 +314,9 @@ def test_the_best_and_the_worst_of_each_prompt_make_a_pair(trained: tuple[Store,
     assert (told["prompts"], told["pairs"], told["completions"]) == (12, 11, 34)
     assert told["reward_of_best"] > told["reward"]
 
+    pair = describe("rank", PLACE, {"a": given_[0], "b": given_[1], "model": model})
+    assert list(read_rows(run(store, pair) / "data.jsonl")) == wanted
+
     alike = describe("rank", PLACE, {"candidates": given_[:1], "model": model})
     assert run_job(store, alike) is Outcome.REFUSED
     assert "prefer no completion of any of 11 prompts" in failure(store, alike)["message"]

@@ -126,11 +126,11 @@ class _Pass:
 
     def _graded(self, node: Node, machine: Machine) -> Cost:
         """One pass of a reward model over all that it reads, at the speed of its training."""
-        name = "data" if "data" in node.inputs else "candidates"
-        model, data = self.flows.model(node), self.flows.rows(node, name)
+        given = [b for name, bindings in node.inputs.items() if name != "model" for b in bindings]
+        data = self.flows.ranked(node) if node.kind.name == "rank" else self.flows.rows(node, "data")
+        model = self.flows.model(node)
         if model is None or data is None:
             return _unknown(node, model, data)
-        given = node.inputs[name]
         texts = 2 if given[0].port.type == "Preferences" else len(given)
         tokens = data.count * _sequence(node, model, data) * texts
         flops = tokens * (FORWARD * model.size.active)

@@ -148,7 +148,7 @@ class Flows:
             "sft": self._trained,
             "dpo": self._trained,
             "reward": self._trained,
-            "rank": self._ranked,
+            "rank": self.ranked,
         }.get(kind)
         return make(node) if make else None
 
@@ -205,9 +205,12 @@ class Flows:
         both = pairs.answer / 2 if pairs.answer is not None else None
         return replace(pairs, count=pairs.count * share, answer=both)
 
-    def _ranked(self, node: Node) -> Flow:
-        rows = self.rows(node, "candidates")
-        return replace(rows, answer=rows.answer or ASSUMED_ANSWER) if rows else None
+    def ranked(self, node: Node) -> Rows | None:
+        """Prompts with one completion each, of as many as there are."""
+        if "a" not in node.inputs:
+            return self.rows(node, "candidates")
+        pairs = pairs_of(self.rows(node, "a"), self.rows(node, "b"))
+        return replace(pairs, answer=pairs.answer / 2) if pairs and pairs.answer else None
 
     def _trained(self, node: Node) -> Flow:
         model, data = self.model(node), self.rows(node, "data")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from runtime.artifacts import Port
+from pydantic import model_validator
+
+from runtime.artifacts import Pool, Port
 from runtime.fields import Reference, nothing, result, takes
 from runtime.job import Job
-from runtime.stage import TORCH, Resources, StageConfig, StageKind
+from runtime.stage import TORCH, Problem, Resources, StageConfig, StageKind
 from runtime.stages.sample import chat_templates
 from runtime.stages.score import Rewarding
 
@@ -23,25 +25,46 @@ class Rank(StageConfig, Rewarding):
     no preference.
     """
 
-    candidates: Reference = takes(
+    candidates: Reference | None = takes(
         "Completions",
+        default=None,
         many=True,
         alias="from",
         doc="completions that differ by an axis, as a sweep over `seed` (written `from`)",
     )
+    a: Reference | None = takes("Completions", default=None, doc="instead of `from`: completions, and")
+    b: Reference | None = takes("Completions", default=None, doc="others of the same prompts")
     model: Reference = takes("RewardModel", doc="a trained reward model")
     over: tuple[str, ...] | None = nothing(
         None, doc="axes to reduce; none: those that sweeps and checkpoints added"
     )
     least: float = result(0.0, doc="a smaller difference of rewards makes no preference", ge=0)
 
+    @model_validator(mode="after")
+    def _candidates_once(self) -> Rank:
+        given = (self.candidates is not None, self.a is not None, self.b is not None)
+        if given not in ((True, False, False), (False, True, True)):
+            raise ValueError("give either `from`, or both `a` and `b`")
+        return self
+
+
+CANDIDATES = ("candidates", "a", "b")  # the fields that name completions
+
 
 def outputs(config: Rank, inputs: Mapping[str, Port]) -> dict[str, Port]:
-    candidates = inputs["candidates"]
-    return {
-        "": Port(type="Preferences", path="data.jsonl", pools=candidates.pools),
-        "best": replace(candidates, type="Completions", path=BEST),
-    }
+    ports = [inputs[name] for name in CANDIDATES if name in inputs]
+    pools, seen, chosen = (
+        frozenset[Pool]().union(*(getattr(port, name) for port in ports))
+        for name in ("pools", "seen", "chosen")
+    )
+    best = replace(ports[0], type="Completions", path=BEST, pools=pools, seen=seen, chosen=chosen)
+    return {"": Port(type="Preferences", path="data.jsonl", pools=pools), "best": best}
+
+
+def check(config: Rank, inputs: Mapping[str, Port]) -> Iterable[Problem]:
+    one, *others = (inputs[name].pools for name in CANDIDATES if name in inputs)
+    if any(not any(p.may_overlap(q) for p in one for q in other) for other in others):
+        yield Problem("AC330", "b", "`a` and `b` answer different prompts, so they make no pair")
 
 
 def run(job: Job) -> None:
@@ -79,7 +102,7 @@ def _ranked(job: Job, grader: Any) -> list[list[Graded]]:
     from runtime.judging import read_completions
 
     rows, sequences = [], []
-    for given in job.inputs["candidates"]:
+    for given in (one for name in CANDIDATES for one in job.inputs.get(name, ())):
         by_id = read_completions(given.path)
         examples = grader.read(given.path, ("completion",))
         rows += [by_id[example.id] for example in examples]
@@ -114,6 +137,7 @@ STAGE = StageKind(
     config=Rank,
     outputs=outputs,
     run=run,
+    check=check,
     templates=chat_templates,
     resources=Resources(memory_gb=8, minutes=240),
     preload=TORCH,

@@ -54,6 +54,8 @@ def test_a_study_with_a_reward_model(tmp_path: Path) -> None:
         ("x: {kind: score, model: tiny, data: held}", "AC303", "`tiny` is Model, but RewardModel is needed"),
         ("x: {kind: score, model: rewards, data: pairs}", "AC333", "trained on these prompts"),
         ("x: {kind: rank, from: one, model: best}", "AC209", "no sweep or checkpoint to choose from"),
+        ("x: {kind: rank, a: one, b: left, model: best}", "AC330", "so they make no pair"),
+        ("x: {kind: rank, a: one, model: best}", "AC103", "either `from`, or both `a` and `b`"),
         ("x: {kind: select, from: rewards, by: agreement.reward}", "AC302", "no output `reward`"),
     ],
 )
@@ -69,6 +71,7 @@ def test_what_it_costs(tmp_path: Path) -> None:
   rewards: {{kind: reward, model: weak, data: labels, epochs: 2, learning_rate: 1e-6}}
   draws: {{kind: sample, model: weak, prompts: prompts.aif, max_new_tokens: 100, sweep: {{seed: [0, 1, 2]}}}}
   ranked: {{kind: rank, from: draws, model: rewards, max_length: 300}}
+  paired: {{kind: rank, a: prompts.aif, b: {{stage: draws, at: {{seed: 0}}}}, model: rewards}}
   scores: {{kind: score, model: rewards, data: {{stage: draws, at: {{seed: 0}}}}}}
 """
     program = compile_text(tmp_path, text)
@@ -78,5 +81,7 @@ def test_what_it_costs(tmp_path: Path) -> None:
     assert (told["tokens_read"], told["flops"]) == (2 * once, 6 * 7e9 * 2 * once)
     told = likely(program, costs, "ranked")
     assert (told["tokens_read"], told["flops"]) == (9_000 * 3 * 300, 2 * 7e9 * 9_000 * 3 * 300)
+    told = likely(program, costs, "paired")
+    assert (told["rows"], told["tokens_read"]) == (9_000, 9_000 * 2 * 512)
     told = likely(program, costs, "scores")
     assert (told["tokens_read"], told["flops"]) == (9_000 * 512, 2 * 7e9 * 9_000 * 512)
