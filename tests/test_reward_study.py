@@ -28,6 +28,9 @@ def test_the_study_of_the_page(tmp_path: Path) -> None:
     }
     choice = read_json(made["select"][0] / "choice.json")
     assert choice["chosen"]["kind"] == "reward" and choice["metric"] == "accuracy"
+    chosen = tmp_path / "store" / "reward" / choice["chosen"]["key"] / "model"
+    words = ("rewards.yaml", f"rewards[epoch={choice['axes']['epoch']}]", chosen, "--store", "new")
+    assert "adopted" in alignc("adopt", *words, cwd=tmp_path)
     pairs = list(read_rows(made["rank"][0] / "data.jsonl"))
     assert pairs and all(row["chosen"] != row["rejected"] for row in pairs)
     alignc("results", "rewards.yaml", "--store", "store", "--out", "out", cwd=tmp_path)
