@@ -37,6 +37,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "Preferences": ("prompt", "chosen", "rejected"),
     "Verdicts": (),
 }
+MODELS = ("Model", "RewardModel")
 # Field -> what others call it, for the hint.
 ALSO_CALLED = {
     "prompt": ("instruction", "question", "query", "input"),
@@ -48,6 +49,7 @@ ALSO_CALLED = {
 # What a checkpoint's folder may hold beside the model: weights in other formats, states of optimizers.
 LEFT_OUT = frozenset((".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack"))
 WEIGHTS = "model.safetensors"
+CLASSIFIER = "ForSequenceClassification"
 INDEX = f"{WEIGHTS}.index.json"
 
 
@@ -136,6 +138,16 @@ def check_model(folder: Path, chat: str | None) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_file() and _belongs(p))
 
 
+def check_head(folder: Path, type_: str) -> None:
+    """Raise Unfit where a language model is given for a reward model, or the other way round."""
+    told = _object(folder / "config.json", "")
+    classifies = any(str(name).endswith(CLASSIFIER) for name in told.get("architectures") or ())
+    if type_ == "Model" and classifies:
+        raise Unfit(f"{folder} is a sequence classifier, and a language model is needed")
+    if type_ == "RewardModel" and not (classifies and len(told.get("id2label") or ()) == 1):
+        raise Unfit(f"{folder} is no reward model: a sequence classifier of one label is needed")
+
+
 def _belongs(path: Path) -> bool:
     return not (path.name.startswith(".") or path.name == SEAL or path.suffix in LEFT_OUT)
 
@@ -198,7 +210,7 @@ def _sources(program: Program, index: int, path: Path) -> list[tuple[str, Port, 
     for place, port in places.items():
         if place == CHOICE:
             raise Unfit(f"{node.id} is a choice: adopt its candidates, and let it choose")
-        if port.type != "Model" and port.type not in ROWS:
+        if port.type not in MODELS and port.type not in ROWS:
             raise Unfit(f"{node.id} makes {port.type}: only models and rows of data can be adopted")
     if len(places) > 1:
         main = node.outputs[""].path if "" in node.outputs and path.is_file() else None
@@ -297,10 +309,11 @@ def _take(
     """Check one source and put it at its place; returns the names of what was left out."""
     target = out / place
     target.parent.mkdir(parents=True, exist_ok=True)
-    if port.type != "Model":
+    if port.type not in MODELS:
         write_rows(target, check_rows(source, port, names))
         return set()
     files = check_model(source, port.chat)
+    check_head(source, port.type)
     target.mkdir(exist_ok=True)
     for file in files:
         _put(file, target / file.name, link=link and file.suffix == ".safetensors")

@@ -30,7 +30,7 @@ READS = ("model", "data")  # inputs that have to be there
 SAME = {
     *("learning_rate", "schedule", "horizon", "warmup_steps", "betas", "weight_decay", "max_grad_norm"),
     *("epochs", "checkpoint_every", "segments", "seed", "note", "resources", "reference"),
-    *("reduction", "loss", "beta", "label_smoothing"),
+    *("reduction", "loss", "beta", "label_smoothing", "centering"),
 }
 MOST_CHARACTERS = 600  # of a prompt, or of what follows it, that are shown
 BAR = 32
@@ -262,7 +262,7 @@ def _figures(one: Looked) -> Iterator[tuple[str, str]]:
         if asked
         else f"none, end to end; padded, {padded} would be real",
     )
-    if one.node.kind.name == "dpo":
+    if one.node.kind.name != "sft":
         saved = "would be saved without `padding`" if asked else "saved"
         yield (
             "prompts",

@@ -15,6 +15,7 @@ from runtime.fields import Frozen
 # Preferences     rows {id, prompt, chosen, rejected}
 # Verdicts        one row for each judged pair, informative or not
 # Model           a Hugging Face directory with an `alignc.json` that names its chat format
+# RewardModel     a Hugging Face sequence classifier of one label, with an `alignc.json` too
 # ReferenceLogps  rows {id, chosen, rejected} behind a header: log-probabilities of a frozen model
 # Scores          metrics.json and per-prompt items.jsonl
 PARENTS: dict[str, str | None] = {

@@ -218,21 +218,28 @@ def save_model(
     )
 
 
-def reopen(folder: Path, ids: list[int], wanted: torch.Tensor, tolerance: float) -> float:
+def reopen(
+    folder: Path,
+    ids: list[int],
+    wanted: torch.Tensor,
+    tolerance: float,
+    load: Callable[[Path, torch.dtype], Any] = load_model,
+    probe: Callable[[Any, list[int]], torch.Tensor] = probe_logits,
+) -> float:
     """Load a saved model afresh and compare its logits on a probe; returns the relative difference.
 
-    wanted: logits [T, V] of the model that was saved. Raises RuntimeError for a checkpoint that is
-    not the model: a defect, never the user's fault.
+    wanted: logits [T, V] of the model that was saved. load, probe: how such a model is opened and asked.
+    Raises RuntimeError for a checkpoint that is not the model: a defect, never the user's fault.
     """
     import torch
 
-    model = load_model(folder, torch.float32).eval()
+    model = load(folder, torch.float32).eval()
     empty = [
         name for name, value in model.named_parameters() if not value.numel() or not value.isfinite().all()
     ]
     if empty:
         raise RuntimeError(f"the checkpoint {folder} has empty or non-finite weights: {', '.join(empty[:5])}")
-    found = probe_logits(model, ids)
+    found = probe(model, ids)
     if found.shape != wanted.shape:
         raise RuntimeError(
             f"the checkpoint {folder} gives logits {tuple(found.shape)}, not {tuple(wanted.shape)}"

@@ -86,7 +86,7 @@ class TrainingConfig(StageConfig):
     betas: tuple[float, float] = result((0.9, 0.999), doc="adamw: decay rates of the moments")
     weight_decay: float = result(0.0, doc="adamw: decoupled weight decay", ge=0)
     max_grad_norm: float = result(1.0, doc="gradients are clipped to this norm", gt=0)
-    batch_size: int = result(8, doc="examples (DPO: pairs) in one optimizer step, over all processes", ge=1)
+    batch_size: int = result(8, doc="examples (or pairs) in one optimizer step, over all processes", ge=1)
     max_length: int = result(512, doc="longest prompt plus completion in tokens", ge=2)
     max_prompt_length: int = result(256, doc="longest prompt in tokens, where the whole is too long", ge=1)
     truncation: Truncation = result(
@@ -96,7 +96,7 @@ class TrainingConfig(StageConfig):
     )
     precision: Precision = result("fp32", doc="compute precision; master weights stay fp32")
     lora: Lora | None = result(None, doc="train adapters only (LoRA); none: all weights")
-    seed: int = result(0, doc="seed of data order, dropout and adapters")
+    seed: int = result(0, doc="seed of data order, dropout, adapters and a reward head")
     packing: Literal["bins"] | None = result(
         None,
         doc="`bins`: `batch_size` counts bins of up to `max_length` tokens (pairs: twice that) instead of "

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from compiler.adopt import Unfit, check_model, check_rows
+from compiler.adopt import Unfit, check_head, check_model, check_rows
 from runtime.artifacts import Port
 from runtime.claims import try_claim
 from runtime.files import read_json, read_rows, write_json, write_rows
@@ -214,6 +214,27 @@ def test_broken_models_are_named(broken: Any, message: str, tmp_path: Path) -> N
     with pytest.raises(Unfit) as raised:
         check_model(folder, "plain")
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("type_", "config", "told"),
+    [
+        ("Model", {"architectures": ["LlamaForCausalLM"]}, ""),
+        ("Model", {"architectures": ["LlamaForSequenceClassification"]}, "a language model is needed"),
+        ("RewardModel", {"architectures": ["LlamaForCausalLM"]}, "is no reward model"),
+        ("RewardModel", {"architectures": ["LlamaForSequenceClassification"]}, "of one label is needed"),
+        ("RewardModel", {"architectures": ["GPT2ForSequenceClassification"], "id2label": {"0": "x"}}, ""),
+    ],
+)
+def test_a_reward_model_is_told_from_a_language_model(
+    type_: str, config: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    write_json(tmp_path / "config.json", config)
+    if told:
+        with pytest.raises(Unfit, match=told):
+            check_head(tmp_path, type_)
+    else:
+        check_head(tmp_path, type_)
 
 
 MODEL = """\

@@ -13,11 +13,14 @@ from runtime.chat import Renderer
 from runtime.declare import Architecture
 from runtime.files import write_rows
 from runtime.models import _initialise, load_model
+from runtime.reward_models import start_reward_model
 from runtime.stages.dpo import Dpo
+from runtime.stages.reward import Reward
 from runtime.training.data import Cut, Example, Lengths, Tokens, read_examples
 from runtime.training.dpo import Preference
 from runtime.training.losses import sequence_sums
-from runtime.training.scoring import Scorer
+from runtime.training.reward import Ranking
+from runtime.training.scoring import Rewarder, Scorer
 from runtime.training.sft import Imitation
 from tests.tiny import MODEL, preferences
 
@@ -112,6 +115,18 @@ class Oracle:
         with torch.no_grad():
             return float(trainer.compute_loss(trainer.model.eval(), batch))
 
+    def rewards_of_trl(self, model: Any, **told: Any) -> float:
+        from datasets import Dataset
+        from trl import RewardConfig, RewardTrainer
+
+        config = RewardConfig(str(self.folder / "out"), use_cpu=True, bf16=False, report_to="none", **told)
+        one = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])
+        trainer = RewardTrainer(model, config, train_dataset=one, processing_class=self.tokenizer)
+        batch = self.padded([row.sequences[side] for side in (0, 1) for row in self.rows])
+        del batch["completion_mask"]
+        with torch.no_grad():
+            return float(trainer.compute_loss(trainer.model.eval(), batch))
+
 
 @pytest.fixture(scope="module")
 def oracle(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
@@ -160,6 +175,22 @@ def test_sft_token_mean(oracle: Oracle) -> None:
         logps = Scorer(oracle.policy)(batch.ids, batch.positions, batch.picks, batch.targets, batch.layout)
     theirs = oracle.sft_of_trl(oracle.padded([row.sequences[0] for row in oracle.rows]))
     assert objective.loss(logps, part)[0].item() == pytest.approx(theirs, rel=1e-5)
+
+
+@pytest.mark.parametrize("centering", [0.0, 0.3])
+def test_rewards(oracle: Oracle, centering: float) -> None:
+    model = start_reward_model(oracle.folder / "model", torch.float32, seed=0).eval()
+    told = {"kind": "reward", "model": "m", "data": "d", "epochs": 1, "learning_rate": 1.0}
+    objective = Ranking(oracle.rows, Reward.model_validate({**told, "centering": centering}))
+    every = range(len(oracle.rows))
+    part = objective.part(every, objective.weights(every))
+    batch = part.batch
+    rewarder = Rewarder(model)
+    with torch.no_grad():
+        rewards = rewarder(batch.ids, batch.positions, batch.picks, batch.targets, batch.layout)
+    rewarder.attend_as_made(True)
+    theirs = oracle.rewards_of_trl(model, center_rewards_coefficient=centering or None)
+    assert objective.loss(rewards, part)[0].item() == pytest.approx(theirs, rel=1e-5)
 
 
 def test_truncation_of_trl_takes_the_end_of_sequence_away(oracle: Oracle) -> None:

@@ -41,6 +41,7 @@ VERDICT = Range(3, 6, 12)  # tokens of a verdict and nothing else
 LATENCY_S = Range(0.5, 2, 8)  # of one request to an API
 BATCH_S = Range(300, 3600, 86_400)  # of a batch, however large: most end within an hour, say the vendors
 SIMULATED_S = exactly(0.0002)  # of one request to a program
+MODELS = ("Model", "RewardModel", "LLM")
 ROW_S = exactly(0.00005)  # of one row that is only read and written
 
 
@@ -77,6 +78,9 @@ class _Pass:
             "sample": self._sample,
             "sft": self._sft,
             "dpo": self._dpo,
+            "reward": self._reward,
+            "score": self._graded,
+            "rank": self._graded,
             "reference": self._reference,
         }
         return kinds.get(node.kind.name, self._other)(node, machine)
@@ -91,6 +95,9 @@ class _Pass:
         own = node.follows is None and not given
         return self._trained(node, machine, texts=2, reference=own)
 
+    def _reward(self, node: Node, machine: Machine) -> Cost:
+        return self._trained(node, machine, texts=2, reference=False)
+
     def _reference(self, node: Node, machine: Machine) -> Cost:
         return self._trained(node, machine, texts=2, reference=True, train=False)
 
@@ -102,9 +109,7 @@ class _Pass:
         if model is None or data is None:
             return _unknown(node, model, data)
         config: Any = node.config
-        characters = data.prompt + exactly(_chat(node)) + (data.answer or ASSUMED_ANSWER)
-        each = characters / model.ratio + exactly(1)  # the end-of-sequence token
-        once = data.count * each.at_most(config.max_length) * texts
+        once = data.count * _sequence(node, model, data) * texts
         epochs = self.flows.own_epochs(node)
         tokens = once * (epochs if train else 1)
         flops = once * ((TRAIN * epochs * train + FORWARD * reference) * model.size.active)
@@ -118,6 +123,21 @@ class _Pass:
         parts = ["6 FLOPs"] * train + ["2 FLOPs of the reference"] * reference
         words = f"{' and '.join(parts)} a token and parameter"
         basis = (data.basis, *_told(model), f"{words}, {speed.basis}")
+        return _timed(machine, seconds, rows=data.count, tokens_read=tokens, flops=flops, basis=basis)
+
+    def _graded(self, node: Node, machine: Machine) -> Cost:
+        """One pass of a reward model over all that it reads, at the speed of its training."""
+        given = [b for name, bindings in node.inputs.items() if name != "model" for b in bindings]
+        data = self.flows.ranked(node) if node.kind.name == "rank" else self.flows.rows(node, "data")
+        model = self.flows.model(node)
+        if model is None or data is None:
+            return _unknown(node, model, data)
+        texts = 2 if given[0].port.type == "Preferences" else len(given)
+        tokens = data.count * _sequence(node, model, data) * texts
+        flops = tokens * (FORWARD * model.size.active)
+        speed = speed_of("reward", model.size, machine, "bf16", self.facts.history)
+        seconds = flops / (speed.rate * (1 if machine.gpu else machine.units)) + speed.overhead_s
+        basis = (data.basis, *_told(model), f"2 FLOPs a token and parameter, {speed.basis}")
         return _timed(machine, seconds, rows=data.count, tokens_read=tokens, flops=flops, basis=basis)
 
     # ------------------------------------------------------------ sampling
@@ -308,7 +328,7 @@ def _timed(machine: Machine, seconds: Range, **more: Any) -> Cost:
 def _unknown(node: Node, model: object, data: object) -> Cost:
     """No estimate, because of the first thing that is missing."""
     if model is None:
-        names = sorted(p.base or p.name or n for n, p in node.ports().items() if p.type in ("Model", "LLM"))
+        names = sorted(p.base or p.name or n for n, p in node.ports().items() if p.type in MODELS)
         return Cost(unknown=f"the size of the model `{names[0] if names else '?'}` is not known here")
     sources = sorted({pool.source for port in node.ports().values() for pool in port.pools}) or [
         port.name for port in node.ports().values() if port.type == "Source"
@@ -328,6 +348,13 @@ def _wording(node: Node) -> tuple[int, bool, int]:
     found = open_wording(declared)
     own = sum(len(message.content) for message in found.messages(Pair("", "", "", ""), "ab"))
     return own, getattr(found.parser, "kind", "") == "last_line", found.max_tokens or config.judge_max_tokens
+
+
+def _sequence(node: Node, model: Lm, data: Rows) -> Range:
+    """Tokens of a prompt with one completion, as training reads them."""
+    characters = data.prompt + exactly(_chat(node)) + (data.answer or ASSUMED_ANSWER)
+    each = characters / model.ratio + exactly(1)  # the end-of-sequence token
+    return each.at_most(node.config.max_length)  # type: ignore[attr-defined]
 
 
 def _chat(node: Node) -> int:

@@ -46,8 +46,9 @@ def gather(program: Program, sealed: Collection[str], store: Store, tables: Tabl
 
 
 def _alike(kinds: dict[str, None]) -> dict[str, None]:
-    """Kinds whose jobs tell something: a sampling job reads its prompts at the speed of training."""
-    return {**kinds, "sft": None} if "sample" in kinds else kinds
+    """Kinds whose jobs tell something: what only reads does so at the speed of training."""
+    readers = {"sample": "sft", "score": "reward", "rank": "reward"}
+    return {**kinds, **dict.fromkeys(readers[kind] for kind in kinds if kind in readers)}
 
 
 def _sources(nodes: list[Node], memory: Memory) -> dict[SourceKey, Count | None]:

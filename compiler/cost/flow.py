@@ -147,6 +147,8 @@ class Flows:
             "label": self._labelled,
             "sft": self._trained,
             "dpo": self._trained,
+            "reward": self._trained,
+            "rank": self.ranked,
         }.get(kind)
         return make(node) if make else None
 
@@ -154,7 +156,7 @@ class Flows:
         """All that rows, tokens and hours of a node depend on. Flows live as long as this object does."""
         values, asked = vars(node.config), node.resources
         inputs = [
-            (name, b.name if b.node is None else id(self.read(b)))
+            (name, len(bindings), b.name if b.node is None else id(self.read(b)))
             for name, bindings in node.inputs.items()
             for b in bindings[:1]
         ]
@@ -202,6 +204,13 @@ class Flows:
         share = self.facts.history.decided(llm_of(critic)) or DECIDED
         both = pairs.answer / 2 if pairs.answer is not None else None
         return replace(pairs, count=pairs.count * share, answer=both)
+
+    def ranked(self, node: Node) -> Rows | None:
+        """Prompts with one completion each, of as many as there are."""
+        if "a" not in node.inputs:
+            return self.rows(node, "candidates")
+        pairs = pairs_of(self.rows(node, "a"), self.rows(node, "b"))
+        return replace(pairs, answer=pairs.answer / 2) if pairs and pairs.answer else None
 
     def _trained(self, node: Node) -> Flow:
         model, data = self.model(node), self.rows(node, "data")

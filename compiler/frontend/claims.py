@@ -79,7 +79,7 @@ def _resolve(
     pairs = tuple(_pair(told, at, by_row=by_row) for at in where)
     scored = {metrics[column] for pair in pairs for _, column in (pair.a, pair.b)}
     if not pairs or scored - set(PAIRED):
-        hint = f"claims are about {' and '.join(PAIRED)}"
+        hint = f"claims are about {', '.join(PAIRED)}"
         shown = ", ".join(sorted(scored - set(PAIRED))) or "no such score"
         problem(f"nothing to pair on prompts: {shown}", "where" if told.where else "better", hint=hint)
         return None

@@ -313,7 +313,7 @@ class _Resolver:
             return []
 
 
-PAIRED = ("win_rate", "accuracy")  # scores that have one value for each prompt
+PAIRED = ("win_rate", "accuracy", "reward", "margin")  # scores that have one value for each prompt
 
 
 def _look_up(

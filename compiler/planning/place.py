@@ -95,7 +95,7 @@ def model_sizes(program: Program) -> dict[int, float]:
         sizes = [
             declared[b.name] if b.node is None else found.get(b.node, 0.0)
             for b in read
-            if b.node is None or b.port.type == "Model"
+            if b.node is None or b.port.type in ("Model", "RewardModel")
         ]
         if any(sizes):
             found[index] = max(sizes)

@@ -69,6 +69,8 @@ KNOWN = {
             error_field="accuracy_se",
             score=lambda item: _times(item, "correct", 100.0),
         ),
+        Metric("reward", "reward", error_field="reward_se", score=lambda item: _times(item, "reward", 1.0)),
+        Metric("margin", "margin", error_field="margin_se", score=lambda item: _times(item, "margin", 1.0)),
         Metric("avg_length", "length", "characters", 0, score=lambda item: _times(item, "length", 1.0)),
         Metric("n_wins", "wins", decimals=0),
         Metric("n_wins_base", "losses", decimals=0),

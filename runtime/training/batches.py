@@ -74,13 +74,20 @@ class Batch:
         )
 
 
-def lay_out(sequences: Sequence[Tokens], *, pairs: bool = False, padded: bool = False) -> Batch:
+def lay_out(
+    sequences: Sequence[Tokens], *, pairs: bool = False, padded: bool = False, whole: bool = False
+) -> Batch:
     """Put sequences into one batch.
 
     pairs: the second half of the sequences has the prompts of the first half. Laid end to end, such a
     prompt is computed once, and both completions follow it: the same numbers for less work.
+    whole: keep the last token of each sequence too. `picks` then is [S], the place of that token, and
+    `targets` has no meaning.
     """
-    return _padded(sequences) if padded else _flat(sequences, pairs)
+    prompts = [s.prompt for s in sequences]
+    if whole:
+        sequences = [Tokens(np.append(s.ids, np.int32(0)), len(s.ids)) for s in sequences]
+    return _padded(sequences) if padded else _flat(sequences, prompts, pairs)
 
 
 def _padded(sequences: Sequence[Tokens]) -> Batch:
@@ -94,22 +101,21 @@ def _padded(sequences: Sequence[Tokens]) -> Batch:
     return Batch(torch.from_numpy(ids), None, *_supervised(sequences, picks), None, real)
 
 
-def _flat(sequences: Sequence[Tokens], pairs: bool) -> Batch:
-    """All tokens in one row, and the rows in which attention finds them again."""
+def _flat(sequences: Sequence[Tokens], prompts: Sequence[int], pairs: bool) -> Batch:
+    """All tokens in one row, and the rows in which attention finds them again. prompts: their lengths."""
     half = len(sequences) // 2 if pairs else len(sequences)
     tokens: list[NDArray[np.int64]] = []  # the tokens of each sequence, as indices of the flat row
     ids: list[NDArray[np.int32]] = []
     positions: list[NDArray[np.int64]] = []
     total = 0
-    for number, s in enumerate(sequences):
-        known = s.prompt if number >= half else 0  # tokens that the first half has laid out
+    known_of = [prompt if number >= half else 0 for number, prompt in enumerate(prompts)]
+    for number, (s, known) in enumerate(zip(sequences, known_of, strict=True)):  # known: to the first half
         own = len(s.ids) - 1 - known
         ids.append(s.ids[known:-1])
         positions.append(np.arange(known, known + own))
         fresh = np.arange(total, total + own)
         tokens.append(np.concatenate([tokens[number - half][:known], fresh]) if known else fresh)
         total += own
-    known_of = [s.prompt if number >= half else 0 for number, s in enumerate(sequences)]
     picks = [t[s.prompt - 1 :] for t, s in zip(tokens, sequences, strict=True)]
     return Batch(
         torch.from_numpy(np.concatenate(ids).astype(np.int64))[None],

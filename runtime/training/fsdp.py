@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from runtime.job import JobError
 from runtime.training.parallel import STATE, Backend, make_optimizer
-from runtime.training.scoring import Scorer
+from runtime.training.scoring import scorer_of
 
 
 class Fsdp(Backend):
@@ -24,7 +24,7 @@ class Fsdp(Backend):
     """
 
     def wrap(self, lm: Any) -> None:
-        scorer = Scorer(lm, flat=not self.config.padding)
+        scorer = scorer_of(lm, flat=not self.config.padding)
         policy = MixedPrecisionPolicy()
         if self.config.precision == "bf16":  # buffers, as rotary frequencies, keep their fp32
             policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)

@@ -15,8 +15,8 @@ from runtime.training.data import Tokens
 if TYPE_CHECKING:
     from runtime.training.parallel import Backend
 
-# Mean difference in nats a token from the model's own forward pass, which is fp32. A forgotten scale
-# or cap of the logits is far above it.
+# Mean difference in nats a token (or in reward) from the model's own forward pass, which is fp32. A
+# forgotten scale or cap of the logits is far above it.
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.25}
 
 _LENGTH, _PROMPT = 12, 4
@@ -57,24 +57,25 @@ def _tokens(step: int, vocabulary: int) -> Tokens:
 
 
 def _last(backend: Backend, neighbour: Tokens, sequence: Tokens) -> Tensor:
-    """Log-probabilities of a sequence behind a neighbour."""
+    """What is computed of a sequence behind a neighbour."""
+    batch = lay_out([neighbour, sequence], whole=backend.scorer.whole)
     with torch.no_grad():
-        found = backend.score(lay_out([neighbour, sequence]).to(backend.device))
-    return found[neighbour.supervised :].float().cpu()
+        found = backend.score(batch.to(backend.device))
+    return found[int(batch.spans[0].sum()) :].float().cpu()
 
 
 def _near(backend: Backend, alone: list[Tensor], ours: Tokens, twin: Tokens) -> bool:
+    batch = lay_out([ours, twin], pairs=True, whole=backend.scorer.whole)
     with torch.no_grad():
-        found = backend.score(lay_out([ours, twin], pairs=True).to(backend.device)).float().cpu()
+        found = backend.score(batch.to(backend.device)).float().cpu()
     return float((found - torch.cat(alone)).abs().mean()) <= TOLERANCE[backend.config.precision]
 
 
 def _alone(backend: Backend, sequence: Tokens) -> Tensor:
-    """Log-probabilities of the supervised tokens by the model's own forward pass and attention."""
+    """What the model's own forward pass and attention give."""
     backend.scorer.attend_as_made(True)
     try:
-        logits = backend.probe(sequence.ids.tolist())
+        probe = backend.probe(sequence.ids.tolist())
     finally:
         backend.scorer.attend_as_made(False)
-    targets = torch.from_numpy(sequence.ids[sequence.prompt :].astype(np.int64))
-    return logits.log_softmax(-1)[sequence.prompt - 1 : -1].gather(1, targets[:, None]).squeeze(1)
+    return backend.scorer.alone(probe, sequence)

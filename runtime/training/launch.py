@@ -28,7 +28,11 @@ from runtime.training_config import TrainingConfig
 # ---------------------------------------------------------------- one rank
 
 
-def open_run(job: Job, objective: Callable[[list[Example], Backend], Objective]) -> Run:
+def open_run(
+    job: Job,
+    objective: Callable[[list[Example], Backend], Objective],
+    load: Callable[[Path, torch.dtype], Any] = load_model,
+) -> Run:
     """Everything a rank needs: processes met, data tokenised, model loaded and wrapped."""
     config: TrainingConfig = job.config
     origin = locate(job.input("model"), job.scratch, _no_texts)
@@ -36,7 +40,7 @@ def open_run(job: Job, objective: Callable[[list[Example], Backend], Objective])
     cut = Cut(Lengths(config.max_length, config.max_prompt_length, config.truncation))
     examples = read_examples(job.input("data").path, renderer, config.completions, cut)
     backend = open_backend(config)
-    lm = load_model(origin.folder, torch.float32)
+    lm = load(origin.folder, torch.float32)
     require_room(lm.config, renderer, examples)
     adapt(lm, config)
     backend.wrap(lm)
@@ -83,14 +87,14 @@ def origin_of(job: Job) -> Origin:
     return locate(job.input("model"), job.scratch, texts)
 
 
-def carry_out(job: Job, entry: str) -> None:
+def carry_out(job: Job, entry: str, check: Callable[[Path, list[int], Any, float], float] = reopen) -> None:
     """Train, here or in ranks of their own, then re-check the checkpoint and put it into `job.out`.
 
-    entry: `module:function`, one rank's work, called with the job.
+    entry: `module:function`, one rank's work, called with the job. check: as `reopen`.
     """
     _drop_earlier(job)
     work_on(job, entry)
-    _deliver(job)
+    _deliver(job, check)
 
 
 def work_on(job: Job, entry: str) -> None:
@@ -108,14 +112,14 @@ def find_entry(entry: str) -> Callable[[Job], None]:
     return getattr(importlib.import_module(module), name)
 
 
-def _deliver(job: Job) -> None:
+def _deliver(job: Job, check: Callable[[Path, list[int], Any, float], float]) -> None:
     """Fill `job.out` from scratch, where everything stays until the artifact is sealed."""
     summary = read_json(job.scratch / SUMMARY)
     kind = "cpu" if summary["device"] == "cpu" and job.config.precision == "fp32" else "cuda"
     folder = _kept(job)
     renderer = open_renderer(Origin(folder / "model"), read_json(folder / "model" / "alignc.json")["chat"])
     wanted = torch.load(folder / "probe.pt", weights_only=True)
-    difference = reopen(folder / "model", renderer.probe(), wanted, REOPEN_TOLERANCE[kind])
+    difference = check(folder / "model", renderer.probe(), wanted, REOPEN_TOLERANCE[kind])
     link_tree(folder / "model", job.out / "model")
     if (folder / "adapter").exists():
         link_tree(folder / "adapter", job.out / "adapter")

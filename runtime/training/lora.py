@@ -15,26 +15,29 @@ _NAME = "default"
 
 
 def adapt(lm: Any, config: TrainingConfig) -> None:
-    """Freeze a model and put adapters into it, which start as no change; nothing without `lora`.
+    """Freeze a model but for a reward head, and put adapters into it, which start as no change.
 
-    All ranks draw the same. Raises JobError where the targets are no linear layers of the model.
+    Nothing without `lora`. All ranks draw the same. Raises JobError where the targets are no linear
+    layers of the model.
     """
     if config.lora is None:
         return
     from peft import LoraConfig, inject_adapter_in_model
 
-    lora = config.lora
+    lora, head = config.lora, getattr(lm, "score", None)  # the head of a reward model
     told = LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=list(lora.targets) if lora.targets else "all-linear",
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if head else "CAUSAL_LM",
     )
     _require_linear(lm, lora.targets or ())
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         inject_adapter_in_model(told, lm)
+    if head:
+        head.requires_grad_(True)  # it is new, and too small to need adapters
 
 
 def _require_linear(lm: Any, targets: tuple[str, ...]) -> None:
@@ -98,7 +101,7 @@ def save_adapter(lm: Any, folder: Path) -> None:
     weights = {
         f"base_model.model.{name.replace(f'.{_NAME}', '')}": value.contiguous()
         for name, value in lm.state_dict().items()
-        if ".lora_" in name
+        if ".lora_" in name or name.startswith("score.")
     }
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 

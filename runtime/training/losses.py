@@ -112,3 +112,13 @@ def loss_without_margin(loss: str, beta: float) -> float:
     if loss in ("ipo", "ipo_mean"):
         return 1 / (4 * beta * beta)
     return 1.0 if loss == "apo_zero" else log(2)
+
+
+def reward_loss(rewards: Tensor, centering: float = 0.0) -> Tensor:
+    """Bradley-Terry losses [P] of pairs: -log sigmoid(r_w - r_l), equation 2 of Rafailov et al. 2023.
+
+    rewards: [2, P], of the chosen and of the rejected answers. A common shift of all rewards does not
+    change that; centering adds its multiple of (r_w + r_l)^2, which keeps rewards around 0 (Eisenstein
+    et al. 2023, arXiv 2312.09244).
+    """
+    return -logsigmoid(rewards[0] - rewards[1]) + centering * (rewards[0] + rewards[1]) ** 2

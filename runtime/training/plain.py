@@ -16,7 +16,7 @@ from runtime.training.batches import Batch, lay_out
 from runtime.training.data import Tokens
 from runtime.training.lora import load_trained_state, merged, trained_state
 from runtime.training.parallel import STATE, Backend, make_optimizer
-from runtime.training.scoring import Scorer
+from runtime.training.scoring import scorer_of
 
 
 class Plain(Backend):
@@ -24,7 +24,7 @@ class Plain(Backend):
 
     def wrap(self, lm: Any) -> None:
         optimizer = make_optimizer(lm, self.config, fused=True)
-        scorer = Scorer(lm, flat=not self.config.padding).to(self.device)
+        scorer = scorer_of(lm, flat=not self.config.padding).to(self.device)
         with warnings.catch_warnings():  # torch renamed an argument that accelerate still passes
             warnings.filterwarnings("ignore", ".*broadcast_buffers.*", FutureWarning)
             self.model, self.optimizer = self.accelerator.prepare(scorer, optimizer)

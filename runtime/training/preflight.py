@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runtime.chat import Renderer
@@ -174,15 +174,18 @@ def look(job: Job, samples: int = 3) -> Report:
     counts, lengths = watch.counts, spread([fate.tokens for fate in watch.fates])
     if not examples:
         return Report(counts, lengths=lengths, refused=tuple(refused))
-    if len(fields) > 1 and len({example.id for example in examples}) < len(examples):
+    if job.kind.name == "dpo" and len({example.id for example in examples}) < len(examples):
         refused.append(f"{path}: ids repeat, so reference log-probabilities cannot be told apart")
     model_config = _model_config(origin)
     refused += _no_room(model_config, renderer, examples)
     kept = [fate for fate in watch.fates if not fate.dropped]
-    found = batches(examples, config)
+    found, shown = batches(examples, config), [(examples[i], why) for i, why in chosen(kept, samples)]
+    if job.kind.name == "reward":  # its loss is on the last token, and reads no logits
+        found = replace(found, largest_supervised=0)
+        shown = [(_with_loss_at_the_end(example), why) for example, why in shown]
     return Report(
         counts,
-        tuple(_sample(examples[i], why, renderer) for i, why in chosen(kept, samples)),
+        tuple(_sample(example, why, renderer) for example, why in shown),
         lengths,
         found,
         memory(shape_of(model_config), config, found),
@@ -244,6 +247,10 @@ def chosen(fates: Sequence[Fate], count: int) -> list[tuple[int, str]]:
 
 def _sample(example: Example, why: str, renderer: Renderer) -> Sample:
     return Sample(example.id, why, tuple(_text(s, renderer.tokenizer) for s in example.sequences))
+
+
+def _with_loss_at_the_end(example: Example) -> Example:
+    return Example(example.id, tuple(Tokens(s.ids, len(s.ids) - 1) for s in example.sequences))
 
 
 def _text(s: Tokens, tokenizer: Any) -> Text:

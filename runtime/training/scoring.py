@@ -1,4 +1,4 @@
-"""Log-probabilities of supervised tokens: the one forward pass of policy, reference and SFT."""
+"""The one forward pass of every training: log-probabilities of supervised tokens, or rewards."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from runtime.models import probe_logits
+from runtime.reward_models import probe_rewards
 from runtime.training.attention import NAME, take_over
 from runtime.training.batches import Layout
+from runtime.training.data import Tokens
 from runtime.training_config import LOGITS_BYTES
 
 
@@ -64,7 +66,10 @@ class Scorer(nn.Module):
     What is wrapped for DDP, FSDP or ZeRO is this module, so that every loss goes through the same
     wrapped forward. direct: whether logits are hidden states times output weights and nothing else, so
     that they need not be made all at once; `isolation` finds out, else the model makes its own logits.
+    whole: whether its batches keep the last token of each sequence.
     """
+
+    whole = False
 
     def __init__(self, lm: Any, *, flat: bool = True) -> None:
         super().__init__()
@@ -82,6 +87,11 @@ class Scorer(nn.Module):
     def probe(self, ids: list[int]) -> Tensor:
         """Logits [T, V] of one sequence by the bare model, fp32 on the CPU."""
         return probe_logits(self.lm, ids)
+
+    def alone(self, probe: Tensor, sequence: Tokens) -> Tensor:
+        """What the forward pass must give for one sequence, from its probe."""
+        targets = torch.from_numpy(sequence.ids[sequence.prompt :]).long()
+        return probe.log_softmax(-1)[sequence.prompt - 1 : -1].gather(1, targets[:, None]).squeeze(1)
 
     def forward(
         self, ids: Tensor, positions: Tensor | None, picks: Tensor, targets: Tensor, layout: Layout | None
@@ -109,3 +119,39 @@ class Scorer(nn.Module):
         return -cross_entropy(
             logits if logits.dtype == torch.float64 else logits.float(), targets, reduction="none"
         )
+
+
+class Rewarder(Scorer):
+    """A sequence classifier of one label, whose forward pass gives a reward for each sequence."""
+
+    whole = True
+
+    def __init__(self, lm: Any, *, flat: bool = True) -> None:
+        nn.Module.__init__(self)
+        self.lm = lm
+        self.own_attention = take_over(lm) if flat else None
+        self.direct = True
+
+    def probe(self, ids: list[int]) -> Tensor:
+        """Rewards [T, 1] after each token of one sequence by the bare model, fp32 on the CPU."""
+        return probe_rewards(self.lm, ids)
+
+    def alone(self, probe: Tensor, sequence: Tokens) -> Tensor:
+        return probe[-1]
+
+    def forward(
+        self, ids: Tensor, positions: Tensor | None, picks: Tensor, targets: Tensor, layout: Layout | None
+    ) -> Tensor:
+        """The tensors of a `Batch` that keeps last tokens. Returns rewards [S], at least fp32."""
+        told: dict[str, Any] = {"input_ids": ids, "use_cache": False}
+        if layout is not None:
+            told |= {"position_ids": positions, "layout": layout}
+        hidden = self.lm.base_model(**told)[0].flatten(0, 1).index_select(0, picks)
+        with torch.autocast(hidden.device.type, enabled=False):  # bf16 would round rewards to a hundredth
+            rewards = self.lm.score(hidden.to(self.lm.score.weight.dtype)).squeeze(1)
+        return rewards if rewards.dtype == torch.float64 else rewards.float()
+
+
+def scorer_of(lm: Any, *, flat: bool) -> Scorer:
+    """What is wrapped of a model, by its head."""
+    return (Rewarder if hasattr(lm, "score") else Scorer)(lm, flat=flat)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from runtime.training.parallel import Backend, make_optimizer
-from runtime.training.scoring import Scorer
+from runtime.training.scoring import scorer_of
 from runtime.training_config import TrainingConfig
 
 _TAG = "zero"
@@ -22,7 +22,7 @@ class Zero(Backend):
         exact = {name: buffer.clone() for name, buffer in lm.named_buffers()}
         optimizer = make_optimizer(lm, self.config, fused=False)
         self.model, self.optimizer = self.accelerator.prepare(
-            Scorer(lm, flat=not self.config.padding), optimizer
+            scorer_of(lm, flat=not self.config.padding), optimizer
         )
         # The engine rounds buffers to bf16 too; rotary frequencies do not survive that.
         for name, buffer in self.lm.named_buffers():

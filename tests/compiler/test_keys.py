@@ -36,6 +36,10 @@ stages:
   labels: {kind: label, critic: judge, a: wrote, b: draws, order: both}
   known: {kind: reference, model: run, data: labels}
   tuned: {kind: dpo, model: run, data: labels, reference: known, epochs: 1, learning_rate: 1e-6, loss: ipo}
+  prize: {kind: reward, model: run, data: labels, epochs: 2, learning_rate: 1e-5, centering: 0.01}
+  again: {kind: sample, model: run, prompts: prompts.validation, sweep: {seed: [0, 1]}}
+  ranks: {kind: rank, from: again, model: prize, least: 0.1}
+  agreed: {kind: score, model: prize, data: ranks, truncation: keep_end}
   exam: {kind: evaluate, model: tuned, prompts: prompts.validation}
   best: {kind: select, from: run, by: exam.accuracy, mode: min, ties: last}
   toy: {kind: bandit, exact: true}
