@@ -128,6 +128,7 @@ BATCHES = Batches(1, 1, 1, 1.0, 0.0, largest_tokens=10, largest_supervised=5)
         ({"precision": "bf16", "parallel": {"processes": 4, "deepspeed": "zero3"}}, (1000, 500, 500, 2000)),
         ({"precision": "bf16", "parallel": {"processes": 4, "sharding": "fsdp2"}}, (1000, 0, 1000, 2000)),
         ({"precision": "bf16", "lora": {}}, (4000, 2000, 0, 0)),
+        ({"optimizer_states": "bf16"}, (4000, 0, 4000, 4000)),
     ],
 )
 def test_memory_on_a_literal_table(told: dict[str, Any], expected: tuple[int, ...]) -> None:

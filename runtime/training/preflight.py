@@ -15,6 +15,7 @@ from runtime.training_config import LOGITS_BYTES, TrainingConfig
 
 WARN_SHARE = 0.05  # rows dropped, or without their EOS
 BARS = 10  # of a histogram, at most
+STATE_BYTES = {"fp32": 4.0, "bf16": 2.0}  # of an optimizer's state of one weight
 
 
 # ---------------------------------------------------------------- what is found
@@ -342,16 +343,17 @@ def shape_of(model_config: Any) -> Shape:
 def memory(shape: Shape, config: TrainingConfig, found: Batches) -> Memory:
     """Bytes on each GPU at the largest micro-batch.
 
-    Master weights, gradients and moments are fp32. In bf16 a copy of the weights joins them: autocast's
-    for one pass, or DeepSpeed's; ZeRO shares out the moments (1), the gradients too (2), the weights
-    too (3); FSDP2 shares out everything and gathers a layer at a time. With `lora` only the adapters have
-    gradients and moments, which are left out as small. What libraries keep in reserve is not in it.
+    Master weights and gradients are fp32, moments what `optimizer_states` says. In bf16 a copy of the
+    weights joins them: autocast's for one pass, or DeepSpeed's; ZeRO shares out the moments (1), the
+    gradients too (2), the weights too (3); FSDP2 shares out everything and gathers a layer at a time. With
+    `lora` only the adapters have gradients and moments, which are left out as small. What libraries keep in
+    reserve is not in it.
     """
     number = shape.parameters
     stage, processes = config.parallel.zero_stage, config.parallel.processes
     half = config.precision == "bf16"
     width = 2 if half else 4
-    moments = 8 if config.optimizer == "adamw" else 4
+    moments = STATE_BYTES[config.optimizer_states] * (2 if config.optimizer == "adamw" else 1)
     fully = config.parallel.sharding is not None
     share = processes if stage or fully else 1
     gradient = width if stage else 4
