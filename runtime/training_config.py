@@ -13,7 +13,7 @@ from runtime.stage import Leg, StageConfig
 Reduction = Literal["example_sum", "token_mean", "example_mean"]
 Truncation = Literal["drop", "keep_start", "keep_end"]
 Precision = Literal["fp32", "bf16"]
-States = Literal["fp32", "bf16"]
+States = Literal["fp32", "bf16", "8bit"]
 
 
 # Logits (fp32) are kept for the way back where they take no more than this; else they are computed twice.
@@ -90,7 +90,7 @@ class TrainingConfig(StageConfig):
         "fp32",
         later=True,
         doc="what the optimizer keeps of each weight (adamw two numbers, rmsprop one); `bf16` is rounded at "
-        "random, so that small changes are not lost",
+        "random, so that small changes are not lost; `8bit` is that of bitsandbytes",
     )
     max_grad_norm: float = result(1.0, doc="gradients are clipped to this norm", gt=0)
     batch_size: int = result(8, doc="examples (DPO: pairs) in one optimizer step, over all processes", ge=1)
@@ -137,8 +137,10 @@ class TrainingConfig(StageConfig):
         if self.optimizer_states != "fp32" and self.parallel.deepspeed:
             raise ValueError(
                 "DeepSpeed keeps `optimizer_states` in fp32: leave one of them out, or spread the run by "
-                "`sharding: fsdp2`"
+                "`sharding: fsdp2`, with `bf16`"
             )
+        if self.optimizer_states == "8bit" and self.parallel.sharding:
+            raise ValueError("`optimizer_states: 8bit` does not go with `fsdp2`: set `bf16` or `fp32`")
         if self.max_prompt_length >= self.max_length:
             raise ValueError("`max_prompt_length` must be smaller than `max_length`")
         if self.checkpoint_every is not None and self.checkpoint_every > self.epochs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,20 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from runtime.job import open_job
 from runtime.run_job import Outcome, run_job
 from runtime.store import Store
 from runtime.training import loop, state
 from runtime.training.parallel import make_optimizer
+from runtime.training.preflight import look
 from runtime.training.rounding import round_at_random
 from runtime.training_config import TrainingConfig
-from tests.support import run, scratch
+from tests.support import declared, describe, run, scratch
 from tests.test_training_parallel import parallel
-from tests.tiny import curve, digest, sft
+from tests.tiny import MODEL, curve, digest, failure, sft
 
-BF16 = {"optimizer_states": "bf16"}
+BF16, EIGHT = {"optimizer_states": "bf16"}, {"optimizer_states": "8bit"}
+WIDE = {"init": {**MODEL["init"], "hidden_size": 64}}  # bitsandbytes keeps small tensors in fp32
 
 
 def optimizer(weights: Tensor, **told: Any) -> torch.optim.Optimizer:
@@ -61,10 +65,11 @@ def test_what_bf16_has_is_left_alone() -> None:
     )
 
 
+@pytest.mark.parametrize("states", [BF16, EIGHT], ids=["bf16", "8bit"])
 @pytest.mark.parametrize("told", [{"weight_decay": 0.1, "learning_rate": 1e-2}, {"optimizer": "rmsprop"}])
-def test_the_first_step_is_that_of_torch(told: dict[str, Any]) -> None:
-    start = torch.randn(50, 20, generator=torch.Generator().manual_seed(1))
-    exact, ours = optimizer(start.clone(), **told), optimizer(start.clone(), **told, **BF16)
+def test_the_first_step_is_that_of_torch(told: dict[str, Any], states: dict[str, Any]) -> None:
+    start = torch.randn(50, 100, generator=torch.Generator().manual_seed(1))
+    exact, ours = optimizer(start.clone(), **told), optimizer(start.clone(), **told, **states)
     for made in (exact, ours):
         take(made, 1)
     assert type(exact).__module__.startswith("torch.") and type(ours) is not type(exact)
@@ -111,28 +116,69 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "RESUME_EVERY_S", 0.0)
 
 
-@pytest.mark.parametrize("told", [BF16])
-def test_stopped_it_goes_on_with_the_same_bits_near_fp32(
-    store: Store, tmp_path: Path, told: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other, plain = Store(tmp_path / "other"), Store(tmp_path / "plain")
-    whole = run(other, sft(other, **told))
+def wide(store: Store, **told: Any) -> dict[str, Any]:
+    """A description of a short `sft` job of a model with larger tensors."""
     job = sft(store, **told)
+    return describe("sft", job["config"], {**job["inputs"], "model": declared("models", WIDE, "Model")})
+
+
+def tensors(told: Any) -> Iterator[Tensor]:
+    """All tensors within dictionaries."""
+    for value in told.values():
+        yield from tensors(value) if isinstance(value, dict) else [value] if torch.is_tensor(value) else []
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The curve with states in fp32."""
+    store = Store(tmp_path_factory.mktemp("exact") / "store")
+    return curve(run(store, wide(store)))
+
+
+@pytest.mark.parametrize(("told", "kept"), [(BF16, torch.bfloat16), (EIGHT, torch.uint8)])
+def test_stopped_it_goes_on_with_the_same_bits_near_fp32(
+    store: Store,
+    tmp_path: Path,
+    told: dict[str, Any],
+    kept: torch.dtype,
+    exact: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = Store(tmp_path / "other")
+    whole = run(other, wide(other, **told))
+    job = wide(store, **told)
     with monkeypatch.context() as broken:
         stop_at(7, broken)
         assert run_job(store, job) is Outcome.FAILED
     sealed = state.newest(scratch(store, job))
     assert sealed is not None
-    kept = torch.load(sealed / "state.pt", weights_only=True)["optimizer"]["state"]
-    assert {v.dtype for own in kept.values() for v in own.values() if v.dim()} == {torch.bfloat16}
+    states = torch.load(sealed / "state.pt", weights_only=True)["optimizer"]["state"]
+    assert {tensor.dtype for tensor in tensors(states) if tensor.numel() >= 4096} == {kept}
     assert digest(run(store, job)) == digest(whole)
-
-    exact = curve(run(plain, sft(plain, **{**told, "optimizer_states": "fp32"})))
     assert curve(whole) != exact
     for ours, theirs in zip(curve(whole), exact, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.02)
 
 
-def test_with_deepspeed_it_is_refused() -> None:
-    with pytest.raises(ValidationError, match="DeepSpeed keeps `optimizer_states` in fp32"):
-        optimizer(torch.ones(2, 2), **BF16, **parallel(2, "zero2"))
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({**BF16, **parallel(2, "zero2")}, "DeepSpeed keeps `optimizer_states` in fp32"),
+        ({**EIGHT, **parallel(2, "zero1")}, "DeepSpeed keeps `optimizer_states` in fp32"),
+        ({**EIGHT, "parallel": {"processes": 2, "sharding": "fsdp2"}}, "set `bf16` or `fp32`"),
+    ],
+)
+def test_what_keeps_its_own_states_is_refused(told: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        optimizer(torch.ones(2, 2), **told)
+
+
+def test_without_the_package_the_job_and_preflight_say_so(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.training.needs.find_spec", lambda name: None)
+    job = sft(store, **EIGHT)
+    assert run_job(store, job) is Outcome.REFUSED
+    way_out = "pip install 'alignc[quantization]', or set `bf16`"
+    assert way_out in failure(store, job)["message"]
+    assert way_out in look(open_job(store, job)).refused[0]

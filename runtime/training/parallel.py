@@ -35,11 +35,15 @@ def make_optimizer(lm: Any, config: TrainingConfig, *, fused: bool) -> torch.opt
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
+    groups = [g for g in groups if g["params"]]
     rate, rounded = config.learning_rate, config.optimizer_states == "bf16"
+    if config.optimizer_states == "8bit":
+        from runtime.training.quantized import eight_bit  # an optional package
+
+        return eight_bit([*matrices, *vectors] if config.optimizer == "rmsprop" else groups, config)
     if config.optimizer == "rmsprop":
         both = [*matrices, *vectors]
         return RoundedRmsprop(both, config.seed, lr=rate) if rounded else torch.optim.RMSprop(both, lr=rate)
-    groups = [g for g in groups if g["params"]]
     if rounded:
         return RoundedAdamW(groups, config.seed, lr=rate, betas=config.betas)
     return torch.optim.AdamW(groups, lr=rate, betas=config.betas, fused=fused)

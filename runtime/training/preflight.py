@@ -11,11 +11,12 @@ from runtime.job import Job, JobError
 from runtime.models import Origin, head_size, open_renderer
 from runtime.training import data
 from runtime.training.data import Counts, Cut, Example, Lengths, Tokens, read_examples
+from runtime.training.needs import lacking
 from runtime.training_config import LOGITS_BYTES, TrainingConfig
 
 WARN_SHARE = 0.05  # rows dropped, or without their EOS
 BARS = 10  # of a histogram, at most
-STATE_BYTES = {"fp32": 4.0, "bf16": 2.0}  # of an optimizer's state of one weight
+STATE_BYTES = {"fp32": 4.0, "bf16": 2.0, "8bit": 1 + 4 / 256}  # of a state of one weight; a scale for 256
 
 
 # ---------------------------------------------------------------- what is found
@@ -164,7 +165,7 @@ def look(job: Job, samples: int = 3) -> Report:
     origin = origin_of(job)
     renderer = open_renderer(origin, getattr(config, "chat", None))
     watch = Watch(Lengths(config.max_length, config.max_prompt_length, config.truncation))
-    refused: list[str] = []
+    refused: list[str] = list(filter(None, [lacking(config)]))
     examples: list[Example] = []
     try:
         examples = read_examples(path, renderer, fields, watch)
