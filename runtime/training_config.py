@@ -55,6 +55,11 @@ class Lora(Frozen):
     targets: tuple[str, ...] | None = result(
         None, doc="names of linear layers, as `q_proj`; none: all but the output", min_length=1
     )
+    quantize: Literal["nf4"] | None = result(
+        None,
+        later=True,
+        doc="keep linear layers, but for the output, in 4 bits (QLoRA, by bitsandbytes); none: in fp32",
+    )
 
 
 class TrainingConfig(StageConfig):
@@ -141,6 +146,8 @@ class TrainingConfig(StageConfig):
             )
         if self.optimizer_states == "8bit" and self.parallel.sharding:
             raise ValueError("`optimizer_states: 8bit` does not go with `fsdp2`: set `bf16` or `fp32`")
+        if self.compile and self.lora is not None and self.lora.quantize:
+            raise ValueError("`compile` does not go with `lora.quantize`: leave one of them out")
         if self.max_prompt_length >= self.max_length:
             raise ValueError("`max_prompt_length` must be smaller than `max_length`")
         if self.checkpoint_every is not None and self.checkpoint_every > self.epochs:

@@ -179,6 +179,6 @@ def test_without_the_package_the_job_and_preflight_say_so(
     monkeypatch.setattr("runtime.training.needs.find_spec", lambda name: None)
     job = sft(store, **EIGHT)
     assert run_job(store, job) is Outcome.REFUSED
-    way_out = "pip install 'alignc[quantization]', or set `bf16`"
+    way_out = "pip install 'alignc[quantization]', or leave the setting out"
     assert way_out in failure(store, job)["message"]
     assert way_out in look(open_job(store, job)).refused[0]

@@ -49,7 +49,7 @@ def rates_of(lm: Any) -> Rates | None:
     passing = _passing(lm)
     token = 0
     for weight in lm.parameters():
-        shape = _shape(weight)
+        shape = whole_shape(weight)
         if len(shape) > 2:
             return None
         if len(shape) == 2 and weight is not head and id(weight) not in tables:
@@ -80,13 +80,15 @@ def _passing(lm: Any) -> set[int] | None:
     return found
 
 
-def _shape(weight: Any) -> tuple[int, ...]:
-    return tuple(getattr(weight, "ds_shape", weight.shape))  # ds_shape: under ZeRO-3
+def whole_shape(weight: Any) -> tuple[int, ...]:
+    """The shape of a weight that may be spread by ZeRO-3, or packed into 4 bits."""
+    packed = getattr(weight, "quant_state", None)
+    return tuple(getattr(weight, "ds_shape", weight.shape) if packed is None else packed.shape)
 
 
 def _cost(weight: Any, passing: set[int] | None) -> int:
     goes_on = passing is None or id(weight) in passing
-    return 2 * (1 + goes_on + weight.requires_grad) * math.prod(_shape(weight))
+    return 2 * (1 + goes_on + weight.requires_grad) * math.prod(whole_shape(weight))
 
 
 def work_of(examples: Iterable[Example]) -> Work:

@@ -9,9 +9,14 @@ from runtime.training_config import TrainingConfig
 
 def lacking(config: TrainingConfig) -> str | None:
     """What is missing for what, and the way out; None where all is there."""
-    if config.optimizer_states != "8bit" or find_spec("bitsandbytes"):
+    asked = {
+        "`optimizer_states: 8bit`": config.optimizer_states == "8bit",
+        "`lora.quantize`": config.lora is not None and config.lora.quantize is not None,
+    }
+    named = " and ".join(name for name, wanted in asked.items() if wanted)
+    if not named or find_spec("bitsandbytes"):
         return None
     return (
-        "`optimizer_states: 8bit` needs the package bitsandbytes, which is not installed: "
-        "pip install 'alignc[quantization]', or set `bf16`"
+        f"{named}: the package bitsandbytes is not installed: pip install 'alignc[quantization]', "
+        "or leave the setting out"
     )

@@ -17,6 +17,7 @@ from runtime.training_config import LOGITS_BYTES, TrainingConfig
 WARN_SHARE = 0.05  # rows dropped, or without their EOS
 BARS = 10  # of a histogram, at most
 STATE_BYTES = {"fp32": 4.0, "bf16": 2.0, "8bit": 1 + 4 / 256}  # of a state of one weight; a scale for 256
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # of a weight: 4 bits, 8 for 64 of them, 32 for 256 of those
 
 
 # ---------------------------------------------------------------- what is found
@@ -91,7 +92,10 @@ class Batches:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes of a causal language model. queries, keys: numbers of a token's queries and keys in a layer."""
+    """Sizes of a causal language model. queries, keys: numbers of a token's queries and keys in a layer.
+
+    linear: parameters of linear layers other than the output, which can be kept in 4 bits.
+    """
 
     parameters: int
     layers: int
@@ -100,6 +104,7 @@ class Shape:
     queries: int
     keys: int
     vocabulary: int
+    linear: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +343,11 @@ def shape_of(model_config: Any) -> Shape:
         heads * each,
         (getattr(told, "num_key_value_heads", None) or heads) * each,
         told.vocab_size,
+        sum(
+            m.weight.numel()
+            for m in lm.modules()
+            if type(m) is torch.nn.Linear and m is not lm.get_output_embeddings()
+        ),
     )
 
 
@@ -347,10 +357,11 @@ def memory(shape: Shape, config: TrainingConfig, found: Batches) -> Memory:
     Master weights and gradients are fp32, moments what `optimizer_states` says. In bf16 a copy of the
     weights joins them: autocast's for one pass, or DeepSpeed's; ZeRO shares out the moments (1), the
     gradients too (2), the weights too (3); FSDP2 shares out everything and gathers a layer at a time. With
-    `lora` only the adapters have gradients and moments, which are left out as small. What libraries keep in
-    reserve is not in it.
+    `lora` only the adapters have gradients and moments, which are left out as small; `quantize` packs the
+    linear layers. What libraries keep in reserve is not in it.
     """
-    number = shape.parameters
+    packed = shape.linear if config.lora and config.lora.quantize else 0
+    number = shape.parameters - packed
     stage, processes = config.parallel.zero_stage, config.parallel.processes
     half = config.precision == "bf16"
     width = 2 if half else 4
@@ -365,7 +376,7 @@ def memory(shape: Shape, config: TrainingConfig, found: Batches) -> Memory:
     if config.activation_checkpointing:  # what goes into each layer, and one layer that is computed again
         each = shape.layers * width * shape.hidden + layer
     return Memory(
-        master=4 * number / share,
+        master=4 * number / share + NF4_BYTES * packed,
         weights=copy * number / (processes if stage == 3 else 1),
         gradients=gradient * trained / (processes if stage >= 2 or fully else 1),
         optimizer=moments * trained / share,
