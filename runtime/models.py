@@ -7,6 +7,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,6 +148,7 @@ def quiet() -> None:
     import torch
     from transformers.utils import logging
 
+    getLogger("bitsandbytes").setLevel(ERROR)  # on being imported it advises packages that it would fetch
     if not torch.cuda.is_available():
         os.environ.setdefault(
             "DS_ACCELERATOR", "cpu"

@@ -27,6 +27,7 @@ PACKAGES = (
     "accelerate",
     "deepspeed",
     "peft",
+    "bitsandbytes",
     "datasets",
     "numpy",
     "openai",

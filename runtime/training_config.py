@@ -13,6 +13,7 @@ from runtime.stage import Leg, StageConfig
 Reduction = Literal["example_sum", "token_mean", "example_mean"]
 Truncation = Literal["drop", "keep_start", "keep_end"]
 Precision = Literal["fp32", "bf16"]
+States = Literal["fp32", "bf16", "8bit"]
 
 
 # Logits (fp32) are kept for the way back where they take no more than this; else they are computed twice.
@@ -54,6 +55,11 @@ class Lora(Frozen):
     targets: tuple[str, ...] | None = result(
         None, doc="names of linear layers, as `q_proj`; none: all but the output", min_length=1
     )
+    quantize: Literal["nf4"] | None = result(
+        None,
+        later=True,
+        doc="keep linear layers, but for the output, in 4 bits (QLoRA, by bitsandbytes); none: in fp32",
+    )
 
 
 class TrainingConfig(StageConfig):
@@ -85,6 +91,12 @@ class TrainingConfig(StageConfig):
     optimizer: Literal["adamw", "rmsprop"] = result("adamw", doc="optimizer")
     betas: tuple[float, float] = result((0.9, 0.999), doc="adamw: decay rates of the moments")
     weight_decay: float = result(0.0, doc="adamw: decoupled weight decay", ge=0)
+    optimizer_states: States = result(
+        "fp32",
+        later=True,
+        doc="what the optimizer keeps of each weight (adamw two numbers, rmsprop one); `bf16` is rounded at "
+        "random, so that small changes are not lost; `8bit` is that of bitsandbytes",
+    )
     max_grad_norm: float = result(1.0, doc="gradients are clipped to this norm", gt=0)
     batch_size: int = result(8, doc="examples (or pairs) in one optimizer step, over all processes", ge=1)
     max_length: int = result(512, doc="longest prompt plus completion in tokens", ge=2)
@@ -127,6 +139,15 @@ class TrainingConfig(StageConfig):
             raise ValueError("`lora` trains in one process or with DDP: leave sharding out of `parallel`")
         if self.compile and (self.parallel.deepspeed == "zero3" or self.parallel.sharding):
             raise ValueError("`compile` does not go with `zero3` or `fsdp2`: leave one of them out")
+        if self.optimizer_states != "fp32" and self.parallel.deepspeed:
+            raise ValueError(
+                "DeepSpeed keeps `optimizer_states` in fp32: leave one of them out, or spread the run by "
+                "`sharding: fsdp2`, with `bf16`"
+            )
+        if self.optimizer_states == "8bit" and self.parallel.sharding:
+            raise ValueError("`optimizer_states: 8bit` does not go with `fsdp2`: set `bf16` or `fp32`")
+        if self.compile and self.lora is not None and self.lora.quantize:
+            raise ValueError("`compile` does not go with `lora.quantize`: leave one of them out")
         if self.max_prompt_length >= self.max_length:
             raise ValueError("`max_prompt_length` must be smaller than `max_length`")
         if self.checkpoint_every is not None and self.checkpoint_every > self.epochs:

@@ -113,7 +113,7 @@ def test_batches_are_those_that_training_lays_out() -> None:
     assert (found.padded_real, found.prompts_saved) == (real / computed, 1 - flat / real)
 
 
-SHAPE = Shape(parameters=1000, layers=2, hidden=8, inner=16, queries=8, keys=4, vocabulary=100)
+SHAPE = Shape(parameters=1000, layers=2, hidden=8, inner=16, queries=8, keys=4, vocabulary=100, linear=400)
 BATCHES = Batches(1, 1, 1, 1.0, 0.0, largest_tokens=10, largest_supervised=5)
 
 
@@ -128,9 +128,12 @@ BATCHES = Batches(1, 1, 1, 1.0, 0.0, largest_tokens=10, largest_supervised=5)
         ({"precision": "bf16", "parallel": {"processes": 4, "deepspeed": "zero3"}}, (1000, 500, 500, 2000)),
         ({"precision": "bf16", "parallel": {"processes": 4, "sharding": "fsdp2"}}, (1000, 0, 1000, 2000)),
         ({"precision": "bf16", "lora": {}}, (4000, 2000, 0, 0)),
+        ({"precision": "bf16", "lora": {"quantize": "nf4"}}, (2606.34765625, 1200, 0, 0)),
+        ({"optimizer_states": "bf16"}, (4000, 0, 4000, 4000)),
+        ({"optimizer_states": "8bit"}, (4000, 0, 4000, 2031.25)),
     ],
 )
-def test_memory_on_a_literal_table(told: dict[str, Any], expected: tuple[int, ...]) -> None:
+def test_memory_on_a_literal_table(told: dict[str, Any], expected: tuple[float, ...]) -> None:
     found = preflight.memory(SHAPE, config(**told), BATCHES)
     width = 2 if "precision" in told else 4
     layer = 2 * (8 + width) * 8 + width * (3 * 8 + 4 * 4 + 4 * 16)

@@ -19,8 +19,9 @@ from runtime.training.data import Tokens
 from runtime.training.isolation import require_isolation
 from runtime.training.parallel import open_backend
 from runtime.training.scoring import Scorer, token_logps
+from tests.support import declared
 from tests.test_training_sft import run
-from tests.tiny import curve, sft, summary
+from tests.tiny import MODEL, curve, dpo, sft, summary
 
 VOCABULARY = 50
 SMALL = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -181,6 +182,17 @@ def test_token_budgets_and_padding_change_nothing_but_speed(store: Store, tmp_pa
         job = sft(place, **config)
         curves.append(curve(run(place, job)))
         assert (summary(place, job)["padding_share"] > 0) is config.get("padding", False)
+    for other in curves[1:]:
+        for a, b in zip(curves[0], other, strict=True):
+            assert a == pytest.approx(b, rel=1e-3, abs=1e-5)
+
+
+def test_parts_and_padding_are_the_same_preference_training(tmp_path: Path) -> None:
+    start = declared("models", {**MODEL, "chat": "human_assistant"}, "Model")
+    told: list[dict[str, Any]] = [{}, {"micro_batch": 3}, {"micro_batch": 3, "padding": True}]
+    places = [Store(tmp_path / str(number)) for number in range(len(told))]
+    curves = [curve(run(s, dpo(s, start, epochs=1, **t))) for s, t in zip(places, told, strict=True)]
+    assert curves[0][-1]["margin"] > 0
     for other in curves[1:]:
         for a, b in zip(curves[0], other, strict=True):
             assert a == pytest.approx(b, rel=1e-3, abs=1e-5)

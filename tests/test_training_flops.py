@@ -11,7 +11,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from runtime.training.data import Example, Tokens
-from runtime.training.flops import Work, flops, mfu, rates_of, work_of
+from runtime.training.flops import Rates, Work, flops, mfu, rates_of, work_of
+from runtime.training.layers import arrange
+from runtime.training.lora import adapt
+from runtime.training_config import TrainingConfig
 
 
 def tiny(tied: bool) -> Any:
@@ -56,6 +59,24 @@ def test_frozen_weights_have_no_gradient_of_their_own() -> None:
     assert frozen == replace(whole, token=whole.token * 2 // 3, supervised=whole.supervised * 2 // 3)
     ours = flops(frozen, Work(24, 5, 24**2))
     assert counted(lm, 1, 24, 5) == pytest.approx(ours, rel=1e-3)
+
+
+def test_adapters_on_a_literal_table() -> None:
+    """In the lowest layer no gradient goes on through what reads the embeddings: queries, keys, values."""
+    lm = tiny(False)
+    told = {"kind": "sft", "epochs": 1, "learning_rate": 1.0, "lora": {"rank": 4}}
+    adapt(lm, TrainingConfig.model_validate(told))
+    queries, keys, inner = 32 * 64, 32 * 32, 32 * 64  # weights of a projection; there are four and three
+    layer = 2 * queries + 2 * keys + 3 * inner
+    adapters = 4 * (2 * (32 + 64) + 2 * (32 + 32) + 3 * (32 + 64))
+    first = queries + 2 * keys + 4 * (3 * 32)  # what reads the embeddings, the A of adapters among it
+    assert rates_of(lm) == Rates(
+        token=3 * (4 * layer + 6 * adapters) - 2 * first, supervised=4 * 32 * 100, seen=12 * 3 * 64
+    )
+    ours = flops(rates_of(lm), Work(48, 10, 2 * 24**2))  # type: ignore[arg-type]
+    assert counted(lm, 2, 24, 5) == pytest.approx(ours, rel=1e-3)
+    arrange(lm, TrainingConfig.model_validate({**told, "activation_checkpointing": True}))
+    assert flops(rates_of(lm), Work(48, 10, 2 * 24**2)) == ours  # type: ignore[arg-type]
 
 
 def sequence(prompt: int, completion: int) -> Tokens:

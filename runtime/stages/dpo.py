@@ -71,9 +71,17 @@ def check(config: Dpo, inputs: Mapping[str, Port]) -> Iterable[Problem]:
         if found:
             yield Problem("AC321", field, f"{words} has no meaning for `loss: {config.loss}`", "remove it")
 
+    if config.lora is not None and config.lora.quantize and _named(config.reference):
+        yield Problem(
+            "AC321",
+            "reference",
+            "the reference of `lora.quantize` is the model in 4 bits, which this job computes itself",
+            "remove it",
+        )
+
 
 def _named(reference: Reference | None) -> bool:
-    """Whether a reference was asked for; a sweep of losses gives its own to all points alike."""
+    """Whether a reference was asked for; a sweep gives its own to all points alike."""
     return reference is not None and not reference.stage.endswith(_SHARED_NAME)
 
 
@@ -84,13 +92,19 @@ LIKE_IT = ("batch_size", "micro_batch", "padding", "parallel", "resources")
 
 def share(name: str, body: dict[str, Any], swept: frozenset[str]) -> dict[str, dict[str, Any]]:
     """A sweep computes the reference's log-probabilities once for all its points."""
-    loss = body.get("loss")
-    free = getattr(loss, "value", loss) == "simpo"  # a literal keeps its place in the file
-    if "reference" in body or free or swept & {*SHARED, "reference"}:
+    lora = _written(body.get("lora"))
+    its_own = isinstance(lora, dict) and _written(lora.get("quantize")) is not None
+    its_own |= _written(body.get("loss")) == "simpo"
+    if "reference" in body or its_own or swept & {*SHARED, "reference"}:
         return {name: body}
     reference = name + _SHARED_NAME
     told = {key: body[key] for key in (*SHARED, *LIKE_IT) if key in body}
     return {reference: {"kind": "reference", **told}, name: {**body, "reference": reference}}
+
+
+def _written(value: Any) -> Any:
+    """What stands in the spec, without its place in the file."""
+    return getattr(value, "value", value)
 
 
 def run(job: Job) -> None:

@@ -134,10 +134,11 @@ def lay_out_pairs(examples: Sequence[Example], items: Sequence[int], *, padded: 
 def reference_logps(job: Job, examples: Sequence[Example], backend: Backend) -> Tensor:
     """Log-probabilities [len(examples), 2] of all sequences under the unchanged model.
 
-    Read from the input `reference` where the job has one. Else computed by the training's own forward
+    Read from the input `reference` where the job has one of use. Else computed by the training's own forward
     pass, and kept by row id in scratch, batch by batch: once, however often the run is stopped.
     """
-    given, digest = job.optional("reference"), data_digest(examples)
+    lora, digest = job.config.lora, data_digest(examples)
+    given = None if lora is not None and lora.quantize else job.optional("reference")  # that has all bits
     path = job.scratch / REFERENCE
     if given is not None:
         _require_header(given.path, digest)

@@ -1,9 +1,10 @@
 """What a training must compute: FLOPs of its forward and backward passes, and the share of a peak they reach.
 
 A weight that a token is multiplied with costs 2 FLOPs forward, 2 for the gradient that goes on and 2 for
-its own, which a frozen one has not. Where a token attends to another, each layer costs 4 FLOPs a channel
-forward and 8 backward. Not counted is what could have been left out: filler, logits that no loss reads,
-the second time that a pair's prompt is computed, anything computed anew to save memory.
+its own. A frozen one has none of its own, and below the first trained one no gradient goes on: so adapters
+save a third and a little more. Where a token attends to another, each layer costs 4 FLOPs a channel forward
+and 8 backward. Not counted is what could have been left out: filler, logits that no loss reads, the second
+time that a pair's prompt is computed, anything computed anew to save memory.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from runtime.models import head_size
 from runtime.training.data import Example
@@ -44,24 +46,49 @@ def rates_of(lm: Any) -> Rates | None:
     """The rates of a Hugging Face model; None for stacked experts, of which a token meets only some."""
     tables = {id(p) for m in lm.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
     head = getattr(lm.get_output_embeddings(), "weight", None)
+    passing = _passing(lm)
     token = 0
     for weight in lm.parameters():
-        shape = _shape(weight)
+        shape = whole_shape(weight)
         if len(shape) > 2:
             return None
         if len(shape) == 2 and weight is not head and id(weight) not in tables:
-            token += _cost(weight)
+            token += _cost(weight, passing)
     config = lm.config
     width = config.num_attention_heads * head_size(config)
-    return Rates(token, 0 if head is None else _cost(head), 12 * config.num_hidden_layers * width)
+    supervised = 0 if head is None else _cost(head, passing)
+    return Rates(token, supervised, 12 * config.num_hidden_layers * width)
 
 
-def _shape(weight: Any) -> tuple[int, ...]:
-    return tuple(getattr(weight, "ds_shape", weight.shape))  # ds_shape: under ZeRO-3
+def _passing(lm: Any) -> set[int] | None:
+    """Ids of weights whose input wants a gradient too, found by one token; None where all are trained."""
+    if all(weight.requires_grad for weight in lm.parameters()):
+        return None
+    found: set[int] = set()
+
+    def note(module: nn.Module, given: tuple[Any, ...]) -> None:
+        if any(isinstance(value, Tensor) and value.requires_grad for value in given):
+            found.update(id(weight) for weight in module.parameters(recurse=False))
+
+    hooks = [module.register_forward_pre_hook(note) for module in lm.modules()]
+    try:
+        with torch.enable_grad(), torch.compiler.set_stance("force_eager"):  # compiled layers see no hooks
+            lm(input_ids=torch.zeros(1, 1, dtype=torch.long, device=lm.device), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
-def _cost(weight: Any) -> int:
-    return (6 if weight.requires_grad else 4) * math.prod(_shape(weight))
+def whole_shape(weight: Any) -> tuple[int, ...]:
+    """The shape of a weight that may be spread by ZeRO-3, or packed into 4 bits."""
+    packed = getattr(weight, "quant_state", None)
+    return tuple(getattr(weight, "ds_shape", weight.shape) if packed is None else packed.shape)
+
+
+def _cost(weight: Any, passing: set[int] | None) -> int:
+    goes_on = passing is None or id(weight) in passing
+    return 2 * (1 + goes_on + weight.requires_grad) * math.prod(whole_shape(weight))
 
 
 def work_of(examples: Iterable[Example]) -> Work:

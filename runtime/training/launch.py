@@ -21,6 +21,7 @@ from runtime.training.isolation import require_isolation
 from runtime.training.layers import arrange
 from runtime.training.loop import KEPT, SUMMARY, Objective, Run
 from runtime.training.lora import adapt
+from runtime.training.needs import lacking
 from runtime.training.parallel import Backend, close_backend, open_backend
 from runtime.training.ranks import run_ranks
 from runtime.training_config import TrainingConfig
@@ -100,6 +101,8 @@ def carry_out(job: Job, entry: str, check: Callable[[Path, list[int], Any, float
 def work_on(job: Job, entry: str) -> None:
     """Do one rank's work here, or start ranks for it; `entry` as in `carry_out`."""
     open_renderer(origin_of(job), getattr(job.config, "chat", None))  # fails before any process is started
+    if lack := lacking(job.config):
+        raise JobError(lack)
     parallel = job.config.parallel
     if parallel.processes == 1 and parallel.deepspeed is None:
         find_entry(entry)(job)

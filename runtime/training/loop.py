@@ -24,7 +24,7 @@ from runtime.models import save_model
 from runtime.training import data, state
 from runtime.training.batches import Batch
 from runtime.training.data import Example, data_digest, steps_per_epoch
-from runtime.training.flops import flops, mfu, rates_of, work_of
+from runtime.training.flops import flops, mfu, rates_of, whole_shape, work_of
 from runtime.training.folders import whole_folder
 from runtime.training.lora import save_adapter
 from runtime.training.parallel import Backend
@@ -299,7 +299,7 @@ class Run:
             "seconds": {kind: round(spent, 3) for kind, spent in own.seconds.items()},
             "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "peak_gpu_bytes": torch.cuda.max_memory_allocated() if cuda else None,
-            "parameters": sum(getattr(p, "ds_numel", p.numel()) for p in self.backend.lm.parameters()),
+            "parameters": sum(math.prod(whole_shape(p)) for p in self.backend.lm.parameters()),
             "processes": self.backend.world,
             "device": device,
         }

@@ -33,6 +33,11 @@ def adapt(lm: Any, config: TrainingConfig) -> None:
         task_type="SEQ_CLS" if head else "CAUSAL_LM",
     )
     _require_linear(lm, lora.targets or ())
+    if lora.quantize:
+        from runtime.training.quantized import four_bit  # an optional package
+
+        four_bit(lm)
+        lm.is_loaded_in_4bit = True  # by which PEFT knows
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         inject_adapter_in_model(told, lm)
@@ -60,7 +65,7 @@ def _require_linear(lm: Any, targets: tuple[str, ...]) -> None:
 def trained_state(lm: Any) -> dict[str, Tensor]:
     """What training changes of a model's state: all of it, but for weights that are frozen."""
     frozen = _frozen(lm)
-    return {name: value for name, value in lm.state_dict().items() if name not in frozen}
+    return {name: value for name, value in _plain_state(lm).items() if name not in frozen}
 
 
 def load_trained_state(lm: Any, state: dict[str, Tensor]) -> None:
@@ -75,18 +80,32 @@ def _frozen(lm: Any) -> set[str]:
     return {name for name, parameter in named if not parameter.requires_grad}
 
 
+def _plain_state(lm: Any) -> dict[str, Tensor]:
+    """A model's state without what describes weights of 4 bits."""
+    described = tuple(f"{name}." for name, weight in lm.named_parameters() if hasattr(weight, "quant_state"))
+    return {name: value for name, value in lm.state_dict().items() if not name.startswith(described)}
+
+
 def merged(lm: Any) -> dict[str, Tensor]:
-    """The weights by the names of a model without adapters, each adapter added to its layer's."""
+    """The weights by the names of a model without adapters, each adapter added to its layer's.
+
+    Weights of 4 bits are given as what they stand for, which is what was trained.
+    """
     if not hasattr(lm, "peft_config"):
         return lm.state_dict()
     told = {
         name.replace(".base_layer.", "."): value
-        for name, value in lm.state_dict().items()
+        for name, value in _plain_state(lm).items()
         if ".lora_" not in name
     }
     with torch.no_grad():
+        for name, weight in lm.named_parameters():
+            if hasattr(weight, "quant_state"):
+                from runtime.training.quantized import unpacked
+
+                told[name.replace(".base_layer.", ".")] = unpacked(weight)
         for name, layer in _adapted(lm):
-            told[f"{name}.weight"] = layer.base_layer.weight + layer.get_delta_weight(_NAME)
+            told[f"{name}.weight"] = told[f"{name}.weight"] + layer.get_delta_weight(_NAME)
     return told
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from runtime.training.batches import Batch
+from runtime.training.rounding import RoundedAdamW, RoundedRmsprop
 from runtime.training.scoring import Scorer
 from runtime.training_config import TrainingConfig
 
@@ -34,11 +35,18 @@ def make_optimizer(lm: Any, config: TrainingConfig, *, fused: bool) -> torch.opt
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
+    groups = [g for g in groups if g["params"]]
+    rate, rounded = config.learning_rate, config.optimizer_states == "bf16"
+    if config.optimizer_states == "8bit":
+        from runtime.training.quantized import eight_bit  # an optional package
+
+        return eight_bit([*matrices, *vectors] if config.optimizer == "rmsprop" else groups, config)
     if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop([*matrices, *vectors], lr=config.learning_rate)
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=config.learning_rate, betas=config.betas, fused=fused
-    )
+        both = [*matrices, *vectors]
+        return RoundedRmsprop(both, config.seed, lr=rate) if rounded else torch.optim.RMSprop(both, lr=rate)
+    if rounded:
+        return RoundedAdamW(groups, config.seed, lr=rate, betas=config.betas)
+    return torch.optim.AdamW(groups, lr=rate, betas=config.betas, fused=fused)
 
 
 @dataclass

@@ -11,10 +11,13 @@ from runtime.job import Job, JobError
 from runtime.models import Origin, head_size, open_renderer
 from runtime.training import data
 from runtime.training.data import Counts, Cut, Example, Lengths, Tokens, read_examples
+from runtime.training.needs import lacking
 from runtime.training_config import LOGITS_BYTES, TrainingConfig
 
 WARN_SHARE = 0.05  # rows dropped, or without their EOS
 BARS = 10  # of a histogram, at most
+STATE_BYTES = {"fp32": 4.0, "bf16": 2.0, "8bit": 1 + 4 / 256}  # of a state of one weight; a scale for 256
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # of a weight: 4 bits, 8 for 64 of them, 32 for 256 of those
 
 
 # ---------------------------------------------------------------- what is found
@@ -89,7 +92,10 @@ class Batches:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes of a causal language model. queries, keys: numbers of a token's queries and keys in a layer."""
+    """Sizes of a causal language model. queries, keys: numbers of a token's queries and keys in a layer.
+
+    linear: parameters of linear layers other than the output, which can be kept in 4 bits.
+    """
 
     parameters: int
     layers: int
@@ -98,6 +104,7 @@ class Shape:
     queries: int
     keys: int
     vocabulary: int
+    linear: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +170,7 @@ def look(job: Job, samples: int = 3) -> Report:
     origin = origin_of(job)
     renderer = open_renderer(origin, getattr(config, "chat", None))
     watch = Watch(Lengths(config.max_length, config.max_prompt_length, config.truncation))
-    refused: list[str] = []
+    refused: list[str] = list(filter(None, [lacking(config)]))
     examples: list[Example] = []
     try:
         examples = read_examples(path, renderer, fields, watch)
@@ -343,22 +350,29 @@ def shape_of(model_config: Any) -> Shape:
         heads * each,
         (getattr(told, "num_key_value_heads", None) or heads) * each,
         told.vocab_size,
+        sum(
+            m.weight.numel()
+            for m in lm.modules()
+            if type(m) is torch.nn.Linear and m is not lm.get_output_embeddings()
+        ),
     )
 
 
 def memory(shape: Shape, config: TrainingConfig, found: Batches) -> Memory:
     """Bytes on each GPU at the largest micro-batch.
 
-    Master weights, gradients and moments are fp32. In bf16 a copy of the weights joins them: autocast's
-    for one pass, or DeepSpeed's; ZeRO shares out the moments (1), the gradients too (2), the weights
-    too (3); FSDP2 shares out everything and gathers a layer at a time. With `lora` only the adapters have
-    gradients and moments, which are left out as small. What libraries keep in reserve is not in it.
+    Master weights and gradients are fp32, moments what `optimizer_states` says. In bf16 a copy of the
+    weights joins them: autocast's for one pass, or DeepSpeed's; ZeRO shares out the moments (1), the
+    gradients too (2), the weights too (3); FSDP2 shares out everything and gathers a layer at a time. With
+    `lora` only the adapters have gradients and moments, which are left out as small; `quantize` packs the
+    linear layers. What libraries keep in reserve is not in it.
     """
-    number = shape.parameters
+    packed = shape.linear if config.lora and config.lora.quantize else 0
+    number = shape.parameters - packed
     stage, processes = config.parallel.zero_stage, config.parallel.processes
     half = config.precision == "bf16"
     width = 2 if half else 4
-    moments = 8 if config.optimizer == "adamw" else 4
+    moments = STATE_BYTES[config.optimizer_states] * (2 if config.optimizer == "adamw" else 1)
     fully = config.parallel.sharding is not None
     share = processes if stage or fully else 1
     gradient = width if stage else 4
@@ -369,7 +383,7 @@ def memory(shape: Shape, config: TrainingConfig, found: Batches) -> Memory:
     if config.activation_checkpointing:  # what goes into each layer, and one layer that is computed again
         each = shape.layers * width * shape.hidden + layer
     return Memory(
-        master=4 * number / share,
+        master=4 * number / share + NF4_BYTES * packed,
         weights=copy * number / (processes if stage == 3 else 1),
         gradients=gradient * trained / (processes if stage >= 2 or fully else 1),
         optimizer=moments * trained / share,

@@ -257,11 +257,13 @@ def test_simpo_has_no_reference_and_other_losses_of_the_sweep_do(tmp_path: Path)
         return [i for i in node_ids(compile_text(tmp_path, text)) if "~reference" in i]
 
     assert ids("loss: simpo, sweep: {beta: [2, 3]}") == []
+    assert ids("lora: {quantize: nf4}, sweep: {beta: [0.1, 0.2]}") == []  # its own is of 4 bits
     assert len(ids("sweep: {loss: [simpo, sigmoid]}")) == 2
     for field in (
         "gamma: 0.5",
         "loss: apo_zero, label_smoothing: 0.1",
         "loss: simpo, reference: known",
+        "lora: {quantize: nf4}, reference: known",
     ):
         with pytest.raises(SpecError) as caught:
             ids(field + "}\n  known: {kind: reference, model: tune, data: labels")
