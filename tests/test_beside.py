@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from compiler.output.describe import description_path, write_descriptions
-from runtime.files import write_json
+from runtime.claims import owner_of
+from runtime.files import read_json, write_json
 from runtime.run_job import Outcome
 from runtime.slurm.beside import shares
 from runtime.store import Store
@@ -68,3 +74,57 @@ def test_an_arm_that_fails_stops_no_other(store: Store, tmp_path: Path) -> None:
     assert "broken: refused (3)" in done.stdout and "good: sealed (0)" in done.stdout
     assert store.sealed() == {keys["good"], keys["after"]} and store.failures() == {keys["broken"]}
     assert all(store.log(key).read_text().count("== ") == 1 for key in program.keys)
+
+
+SLOW = """\
+experiment: slow
+axes: {seed: [0, 1]}
+llms: {weak: {provider: simulated, knows: [copy]}}
+sources: {tasks: {kind: world, size: 5000}}
+stages:
+  tasks_: {kind: prepare, source: tasks}
+  ask: {kind: demonstrate, prompts: tasks_, teacher: weak, temperature: 1, seed: "${seed}"}
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 5), (signal.SIGKILL, -9)])
+def test_what_ends_a_task_ends_its_arms(store: Store, tmp_path: Path, number: int, code: int) -> None:
+    """Asked to stop, it hands that on and waits for them; where it is killed outright, they are told so."""
+    program = compile_text(tmp_path, SLOW)
+    write_descriptions(store, program, set(program.keys))
+    first, *arms = (str(description_path(store, program, key)) for key in program.keys)
+    write_json(tmp_path / "job.json", {"tasks": [[first], [[arm] for arm in arms]]})
+    words = [sys.executable, "-m", "runtime.run_task", str(store.root), str(tmp_path / "job.json")]
+    subprocess.run(words, check=True, timeout=120, capture_output=True)
+    task = subprocess.Popen(words, env={**os.environ, "SLURM_ARRAY_TASK_ID": "1"}, stdout=subprocess.DEVNULL)
+    held: dict[str, int] = {}
+
+    def hold() -> bool:
+        for key in set(program.keys[1:]) - held.keys():
+            owner = owner_of(store.claim_folder(key))
+            if owner and store.progress(key).exists():
+                os.kill(owner["pid"], signal.SIGSTOP)
+                held[key] = owner["pid"]
+        return len(held) == 2
+
+    until(hold, "both arms at work")
+    task.send_signal(number)
+    until(lambda: all(map(asked_to_stop, held.values())), "word of it")
+    for pid in held.values():
+        os.kill(pid, signal.SIGCONT)
+    assert task.wait(60) == code
+    until(lambda: store.failures() == held.keys(), "their records")
+    assert {read_json(store.failure(key))["outcome"] for key in held} == {"interrupted"}
+
+
+def asked_to_stop(pid: int) -> bool:
+    """Whether a process that stands still has a SIGTERM waiting."""
+    (told,) = re.findall(r"^ShdPnd:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(told, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def until(look: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 60
+    while not look():
+        assert time.monotonic() < deadline, f"timed out waiting for {what}"
+        time.sleep(0.02)
