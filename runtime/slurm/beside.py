@@ -45,6 +45,8 @@ def run_beside(store: Store, job: Path, arms: Sequence[Sequence[str]]) -> Outcom
     def hand_on(number: int, frame: FrameType | None) -> None:
         for process in processes:
             process.send_signal(number)
+        told = f"{signal.Signals(number).name}: handed on to {len(processes)} arms\n"
+        os.write(1, told.encode())  # a print may be what was interrupted
 
     for number in STOPS:
         signal.signal(number, hand_on)
