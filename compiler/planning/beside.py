@@ -55,18 +55,19 @@ def _room(job: JobGroup, there: Partition) -> int:
 
 
 def in_words(plan: Plan) -> list[str]:
-    """A line for each job whose arms go side by side, and one for GPUs that are paid for and idle."""
-    lines: list[str] = []
-    for job in plan.jobs:
-        idle = job.whole[1] - job.width * job.resources.gpus if job.whole else 0
-        paid = f"; {idle} idle GPU{'s' * (idle > 1)} of each node paid for" if idle > 0 else ""
-        if job.arms:
-            count = sum(map(len, job.arms))
-            tasks = f"{job.size} task{'s' * (job.size > 1)}"
-            lines.append(f"{job.name}: {count} arms in {tasks}, {job.width} side by side on a node{paid}")
-        elif idle > 0:
-            lines.append(f"{job.name}: on whole nodes{paid}")
-    return lines
+    """A line on what goes side by side, and on the GPUs that are paid for and idle; none without either."""
+    packed = [job for job in plan.jobs if job.arms]
+    arms, tasks = sum(sum(map(len, job.arms)) for job in packed), sum(job.size for job in packed)
+    told = [f"{arms} arms in {tasks} task{'s' * (tasks > 1)}, side by side"] if arms else []
+    idle = sum(map(_idle_hours, plan.jobs))
+    told += [f"idle GPUs are paid for, {idle:.3g} GPU-hours at most"] if idle > 1e-6 else []
+    return [f"whole nodes: {'; '.join(told)}"] if told else []
+
+
+def _idle_hours(job: JobGroup) -> float:
+    """GPU-hours of the GPUs of whole nodes that no arm has, by the time limit."""
+    runs = sum(map(len, job.arms)) if job.arms else job.size
+    return job.hours[1] - runs * job.resources.gpus * job.resources.minutes / 60
 
 
 # ---------------------------------------------------------------- what it costs

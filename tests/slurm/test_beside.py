@@ -52,7 +52,7 @@ def test_arms_share_a_node_and_nothing_else(slurm: Cluster, tmp_path: Path) -> N
     alignc("run", "arms.yaml", "--store", "s", "--select", "prompts", cwd=tmp_path)
     words = ("arms.yaml", "--store", "s", "--cluster", "site.yaml")
     planned = alignc("plan", *words, cwd=tmp_path)
-    assert "arms.ask: 3 arms in 1 task, 3 side by side on a node; 1 idle GPU of each node paid for" in planned
+    assert "3 arms in 1 task, side by side; idle GPUs are paid for, 0.167 GPU-hours at most" in planned
     assert "arms.ask as Slurm job" in alignc("submit", *words, cwd=tmp_path)
     keys = {name: nodes(tmp_path)[f"ask[teacher={name}]"]["key"] for name in ("one", "two", "bad")}
 
