@@ -3,7 +3,7 @@
 # make smollm2 the pretrained model of docs/smollm2.md (93 MB)
 # make judges  the data files of alpaca-eval, with its judges' wordings (0.4 MB)
 # make docs    the pages and schemas that are made from the models
-# make test    checks of the code, then all tests, the cheap ones first
+# make test    checks of the code, then all tests
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -40,7 +40,7 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint smollm2 judges
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

@@ -1,8 +1,9 @@
 """Carry out one task of a submitted job: its descriptions in a row, each with a log of its own.
 
-python -m runtime.run_task STORE JOB.json     (the array index is Slurm's)
+python -m runtime.run_task STORE JOB.json [ARM]     (the array index is Slurm's)
 
-Descriptions that JOB.json names by relative paths stand beside it.
+Descriptions that JOB.json names by relative paths stand beside it. A task of several arms starts itself for
+each of them (`runtime/slurm/beside.py`).
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.files import read_json
 from runtime.run_job import Interrupted, Outcome, run_job
-from runtime.signals import HEARD, WARNING
+from runtime.signals import HEARD, STOPS, WARNING
 from runtime.slurm.again import take_again
-from runtime.slurm.requeue import take_another_turn
+from runtime.slurm.beside import run_beside
+from runtime.slurm.requeue import may_go_on, take_another_turn
 from runtime.store import Store
 
 _PR_SET_PDEATHSIG = 1
@@ -48,6 +51,10 @@ def run_description(store_root: str, path: str) -> Outcome:
     return run_job(store, description)
 
 
+def _end_with_parent() -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def _end_with_runner() -> None:
     """Stop this process once its runner has gone, however that ended."""
     from multiprocessing import parent_process  # a task of Slurm's needs none of it
@@ -64,33 +71,51 @@ def run_child(store_root: str, path: str, environment: dict[str, str]) -> None:
     The kernel tells of the death of the server that forked it, which lives on with its children; so the
     runner itself is watched too.
     """
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _end_with_parent()
     threading.Thread(target=_end_with_runner, daemon=True).start()
     os.environ.update(environment)
     sys.exit(run_description(store_root, path))
 
 
-def main() -> None:
-    root, job = sys.argv[1:]
-    store, further = Store(Path(root).absolute()), False
-    index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
-    signal.signal(WARNING, lambda number, frame: HEARD.append(number))  # between two descriptions
-    path = Path(job).absolute()
-    names = read_json(path)["tasks"][index]
+def _run_in_a_row(store: Store, folder: Path, names: Sequence[str], *, is_arm: bool) -> Outcome:
+    """Run described jobs one after the other, as far as they are sealed.
+
+    An arm only says whether it wants another turn: its task is requeued once all others have ended.
+    """
+    further = False
     for number, name in enumerate(names):
-        description = read_json(path.parent / name)
+        description = read_json(folder / name)
         made, begun = store.locate(description["kind"], description["key"]) is not None, time.time()
         if HEARD:
             outcome = Interrupted(HEARD[0]).outcome
         else:
-            outcome = run_description(str(store.root), str(path.parent / name))
+            outcome = run_description(str(store.root), str(folder / name))
+        if is_arm and outcome is Outcome.WARNED:
+            goes_on = may_go_on(store, description, further=further)
+            return outcome if goes_on else Outcome.INTERRUPTED
         requeued = outcome is Outcome.WARNED and take_another_turn(store, description, further=further)
-        if outcome in (Outcome.WARNED, Outcome.FAILED) and not requeued:
-            left = [description, *(read_json(path.parent / n) for n in names[number + 1 :])]
+        if outcome in (Outcome.WARNED, Outcome.FAILED) and not requeued and not is_arm:
+            left = [description, *(read_json(folder / n) for n in names[number + 1 :])]
             take_again(store, left, since=begun)
         if outcome is not Outcome.SEALED:
-            sys.exit(outcome)
+            return outcome
         further = further or not made
+    return Outcome.SEALED
+
+
+def main() -> None:
+    root, job, *arm = sys.argv[1:]
+    store, path = Store(Path(root).absolute()), Path(job).absolute()
+    index = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+    work = read_json(path)["tasks"][index]
+    if work and isinstance(work[0], list) and not arm:
+        sys.exit(run_beside(store, path, work))
+    signal.signal(WARNING, lambda number, frame: HEARD.append(number))  # between two descriptions
+    if arm:
+        _end_with_parent()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+        work = work[int(arm[0])]
+    sys.exit(_run_in_a_row(store, path.parent, work, is_arm=bool(arm)))
 
 
 if __name__ == "__main__":

@@ -144,17 +144,18 @@ def tried_gpu_hours(store: Store, key: str) -> float:
 def gpu_hours(store: Store, description: Mapping[str, Any], seconds: float) -> float:
     """GPU-hours of a job that has now run so long: this try, and those before it."""
     asked = description.get("asked", description["key"])
-    return tried_gpu_hours(store, asked) + _gpus(description) * seconds / 3600
+    return tried_gpu_hours(store, asked) + paid_gpus(description) * seconds / 3600
 
 
-def _gpus(description: Mapping[str, Any]) -> int:
-    return description["resources"].get("gpus") or 0
+def paid_gpus(description: Mapping[str, Any]) -> float:
+    """The GPUs that a job pays for: on whole nodes its share of all of theirs."""
+    return float(description.get("paid_gpus", description["resources"].get("gpus")) or 0)
 
 
 def require_gpu_hours(store: Store, description: Mapping[str, Any]) -> None:
     """Raise JobError where a job needs a GPU and its experiment has spent its budget of GPU-hours."""
     limit = (description.get("budget") or {}).get("gpu_hours")
-    if limit is None or not _gpus(description):
+    if limit is None or not paid_gpus(description):
         return
     used = spent(store, description["experiment"], remember=True).gpu_hours
     if used >= limit:

@@ -20,7 +20,7 @@ settings.register_profile("alignc", derandomize=True, deadline=None)
 settings.load_profile("alignc")
 
 CLUSTER = Path(__file__).parent / "slurm" / "cluster.sh"
-COSTLY = ("slow", "browser", "deepspeed", "slurm")  # run in this order, after all others
+COSTLY = ("slow", "browser", "deepspeed", "slurm")  # the last ones take longest
 REQUIRED = frozenset(filter(None, os.environ.get("ALIGNC_REQUIRE", "").split(",")))
 
 
@@ -28,12 +28,20 @@ REQUIRED = frozenset(filter(None, os.environ.get("ALIGNC_REQUIRE", "").split(","
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Cheap tests first, so that most mistakes show within seconds."""
+    """Files of tests of the compiler first, so that most mistakes show within seconds; then the costly ones.
 
-    def cost(item: pytest.Item) -> int:
-        return max((n for n, mark in enumerate(COSTLY, 1) if item.get_closest_marker(mark)), default=0)
+    Short ones are the last, so that workers side by side (`make test`) end together.
+    """
+    costs: dict[Path, int] = {}
+    for item in items:
+        cost = max((n for n, mark in enumerate(COSTLY, 1) if item.get_closest_marker(mark)), default=0)
+        costs[item.path] = max(cost, costs.get(item.path, 0))
 
-    items.sort(key=cost)
+    def turn(item: pytest.Item) -> tuple[int, int]:
+        cost = costs[item.path]
+        return (1, -cost) if cost else (0 if item.path.parent.name == "compiler" else 2, 0)
+
+    items.sort(key=turn)
 
 
 def _required_marks(item: pytest.Item) -> set[str]:

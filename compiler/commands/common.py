@@ -331,7 +331,7 @@ def plan_to_submit(
     program: Program, store: Store, profile: Profile, selected: frozenset[int] | None, *, force: bool = False
 ) -> Plan:
     """What `submit` would do; `force`: also with what failed too often."""
-    from compiler.planning import place
+    from compiler.planning import beside, place
     from compiler.slurm import submission
 
     most = submission.max_array_size(profile)
@@ -345,7 +345,7 @@ def plan_to_submit(
         force=force,
     )
     place.require_places(made, profile)
-    return made
+    return beside.side_by_side(made, profile)
 
 
 def submit_plan(made: Plan, store: Store, profile: Profile) -> None:
@@ -452,11 +452,12 @@ def _estimated(made: Plan, store: Store, profile: Profile) -> Costs:
     from compiler.cost.estimate import estimate
     from compiler.cost.facts import gather
     from compiler.cost.prices import read_tables
+    from compiler.planning.beside import with_whole_nodes
 
     sealed = {step.key for step in made.steps if step.action == "reuse"}
     left_out = {step.key for step in made.steps if step.action == "skip"}
     facts = gather(made.program, sealed, store, read_tables(profile.prices))
-    return estimate(made.program, sealed | left_out, facts, profile)
+    return with_whole_nodes(estimate(made.program, sealed | left_out, facts, profile), made)
 
 
 def require_budget(made: Plan, store: Store, profile: Profile) -> None:

@@ -67,6 +67,7 @@ def command(
     """
     from compiler.cost import table
     from compiler.output import emit
+    from compiler.planning.beside import side_by_side
     from compiler.planning.place import placed, require_places
     from compiler.slurm.submission import max_array_size
 
@@ -81,6 +82,7 @@ def command(
     policy = profile if on_slurm or program.spec.cluster is not None else None
     made = plan_of(program, store, on_slurm=on_slurm, max_array=most, selected=selected, profile=policy)
     require_places(made, profile)
+    made = side_by_side(made, profile)
     if out is not None:
         keep_plan(out, made, asked_for(spec, store_path, overrides, selectors, cluster)[0], profile)
     costs, budget = costs_of(made, store, profile)

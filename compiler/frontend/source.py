@@ -20,7 +20,7 @@ MAX_NODES = 250_000
 MAX_FILES = 1_000
 MERGE = "<<"
 # Sections whose entries included files may share, and which merge entry by entry.
-SECTIONS = ("axes", "models", "llms", "wordings", "sources", "stages", "tables")
+SECTIONS = ("axes", "models", "llms", "wordings", "sources", "presets", "stages", "tables")
 
 
 @dataclass(frozen=True, slots=True)

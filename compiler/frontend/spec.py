@@ -12,7 +12,7 @@ from pydantic import Field
 
 from compiler.errors import NOWHERE, Diagnostic, Span, near
 from compiler.frontend.interpolate import AxisValue
-from compiler.frontend.presets import lay_under
+from compiler.frontend.presets import Presets, lay_under, read_presets
 from compiler.frontend.source import Located, Source, made
 from compiler.frontend.validate import validate
 from runtime.declare import LLM, ModelDecl, Wording
@@ -133,6 +133,7 @@ TOP = (
     "include",
     "axes",
     *DECLARED,
+    "presets",
     "stages",
     "tables",
     "claims",
@@ -169,7 +170,8 @@ def read_spec(source: Source) -> tuple[Spec, list[Diagnostic]]:
 
     axes = {name: _axis(name, body, problems) for name, body in section("axes").items()}
     declarations = _declarations({name: section(name) for name in DECLARED}, problems)
-    stages = _stages(section("stages"), declarations, problems)
+    presets = read_presets(section("presets"), problems)
+    stages = _stages(section("stages"), declarations, presets, problems)
     cluster = tree.items.get("cluster")
     if cluster is not None and not isinstance(cluster.value, str):
         problems.append(Diagnostic("AC104", "`cluster` is the name of a profile", cluster.span))
@@ -255,7 +257,10 @@ def _declarations(
 
 
 def _stages(
-    entries: Mapping[str, Located], declarations: Mapping[str, Declaration], problems: list[Diagnostic]
+    entries: Mapping[str, Located],
+    declarations: Mapping[str, Declaration],
+    presets: Presets,
+    problems: list[Diagnostic],
 ) -> dict[str, Stage]:
     stages: dict[str, Stage] = {}
     for name, body in entries.items():
@@ -263,7 +268,7 @@ def _stages(
             note = (("the declaration is at", declarations[name].body.place),)
             message = f"`{name}` is a stage and a declaration"
             problems.append(Diagnostic("AC107", message, body.place, "rename one", note))
-        for stage in _stage(name, body, entries, problems):
+        for stage in _stage(name, body, entries, presets, problems):
             stages[stage.name] = stage
     return stages
 
@@ -288,14 +293,16 @@ def _kind(name: str, body: Located, names: Iterable[str], problems: list[Diagnos
     return kind
 
 
-def _stage(name: str, body: Located, names: Iterable[str], problems: list[Diagnostic]) -> Iterable[Stage]:
+def _stage(
+    name: str, body: Located, names: Iterable[str], presets: Presets, problems: list[Diagnostic]
+) -> Iterable[Stage]:
     """A stage with its shorthand spelled out: usually itself."""
     kind = _kind(name, body, names, problems)
     if kind is None:
         return
     sweep = _sweep(name, body, problems)
     written = {key: value for key, value in body.items.items() if key != "sweep"}
-    entries = lay_under(kind.name, written, sweep, problems)
+    entries = lay_under(kind, written, sweep, presets, problems)
     spelled = kind.expand(name, entries)
     if sweep:
         shared = kind.share(name, spelled[name], frozenset(sweep))

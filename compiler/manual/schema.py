@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from compiler.frontend.presets import KEY as PRESET
-from compiler.frontend.presets import names_for
+from compiler.frontend.presets import names_for, shipped
 from compiler.frontend.spec import DECLARED, Budget, ClaimSpec, TableSpec
 from compiler.site.profile import Profile
 from runtime import templates
@@ -55,6 +55,7 @@ SECTIONS = {
     "sources": "data that the study uses and does not make",
     "llms": "teachers, critics and evaluators: what is asked over an API, in the job, or simulated",
     "wordings": "how pairs of answers are put to judges, and how their replies are read",
+    "presets": "named values by stage kind, which a stage lays beneath its own by `preset: NAME`",
     "stages": "what the study makes; a stage exists once for every point of the axes it mentions or inherits",
     "tables": "what the study prints",
     "claims": "what the study says: statements about its tables that their numbers decide",
@@ -90,6 +91,7 @@ def spec_schema(kinds: Iterable[StageKind]) -> Schema:
         "include": {"type": ["array", "string"], "minItems": 1, "items": {"type": "string"}},
         "axes": _section(_axis()),
         **{name: _section({"$ref": f"#/definitions/{name}"}) for name in sections},
+        "presets": _section(_preset([kind.name for kind in kinds])),
         "cluster": {"type": "string"},
         "budget": {"allOf": [{"$ref": named[Budget]}]},
         "tracking": {"allOf": [{"$ref": named[Tracking]}]},
@@ -166,10 +168,17 @@ def _stages(kinds: Sequence[StageKind]) -> tuple[Schema, dict[str, Schema]]:
 
 def _own(kind: str) -> dict[str, Schema]:
     """The keys of a stage that no config has, but for `sweep`."""
-    names = names_for(kind)
     about = "values that lie beneath those written here; changes nothing but them"
-    preset = {PRESET: {"description": about, "enum": [*names, None]}} if names else {}
-    return {"kind": {"const": kind}, **preset}
+    named = {"type": ["string", "null"], "examples": names_for(kind)}
+    return {"kind": {"const": kind}, PRESET: {"description": about, **named}}
+
+
+def _preset(kinds: Sequence[str]) -> Schema:
+    """One of the spec's own presets."""
+    about = "another preset, which this one lies over"
+    named = {PRESET: {"description": about, "type": "string", "examples": [*shipped()]}}
+    fields = {kind: {"$ref": f"#/definitions/kind.{kind}"} for kind in kinds}
+    return {"type": "object", "properties": {**named, **fields}, "additionalProperties": False}
 
 
 def _reference(made: Schema) -> Schema:
@@ -236,8 +245,7 @@ def _kind_needs(kind: StageKind) -> Iterator[Schema]:
     for field in _required(kind.config):
         if field != "kind" and not _unforeseen(kind):
             swept = {"required": ["sweep"], "properties": {"sweep": _one(field)}}
-            others = [*short, *([PRESET] if names_for(kind.name) else [])]
-            given = {"anyOf": [swept, *map(_one, others)]} if others else swept
+            given = {"anyOf": [swept, *map(_one, [*short, PRESET])]}
             yield {"if": given, "else": _one(field)}  # not an `anyOf`: editors would mark the sweep
 
 

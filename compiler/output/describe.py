@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from compiler.frontend.claims import Claim
@@ -165,9 +166,16 @@ def description_path(store: Store, program: Program, key: str) -> Path:
     return store.experiment(program.spec.experiment) / "nodes" / f"{key}.json"
 
 
-def write_descriptions(store: Store, program: Program, keys: set[str]) -> None:
-    """Put the descriptions of the given keys into the store, before anything may run them."""
+def write_descriptions(
+    store: Store, program: Program, keys: set[str], paid_gpus: Mapping[str, float] = MappingProxyType({})
+) -> None:
+    """Put the descriptions of the given keys into the store, before anything may run them.
+
+    paid_gpus: of those on whole nodes, the GPUs that each pays for.
+    """
     for description in describe_jobs(program):
         if description["key"] in keys:
+            if description["key"] in paid_gpus:
+                description["paid_gpus"] = paid_gpus[description["key"]]
             path = description_path(store, program, description["key"])
             write_json(path, description, durable=False)

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from compiler.graph import Node, axis_name, is_local
+from compiler.planning import beside
 from compiler.planning.causes import Effect
 from compiler.planning.plan import Plan, Step, processes
 from compiler.site.profile import Profile
@@ -23,6 +24,10 @@ SIGNS = {"run": "+", "rerun": "~", "reuse": "=", "wait": ">", "blocked": "x"}
 def plan_json(plan: Plan) -> dict[str, Any]:
     """The stable interface; its JSON schema is docs/plan.schema.json."""
     steps = plan.steps
+
+    def names(row: Sequence[int]) -> list[str]:
+        return [steps[i].node.id for i in row]
+
     return {
         "schema": SCHEMA,
         "experiment": plan.program.spec.experiment,
@@ -43,12 +48,13 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "jobs": [
             {
                 "name": j.name,
-                "nodes": [steps[i].node.id for i in j.steps],
-                "tasks": [[steps[i].node.id for i in task] for task in j.tasks],
+                "nodes": names(j.steps),
+                "tasks": [names(task) for task in j.tasks],
                 "array": j.array,
                 "after": list(j.after),
                 "elementwise": list(j.elementwise),
                 "after_slurm": list(j.after_slurm),
+                **({"arms": [[names(arm) for arm in task] for task in j.arms]} if j.arms else {}),
             }
             for j in plan.jobs
         ],
@@ -162,6 +168,7 @@ def totals(plan: Plan) -> list[str]:
     if places:
         told = (f"{name} ({count} task{'s' * (count != 1)})" for name, count in places.items())
         lines.append(f"partitions: {', '.join(told)}")
+    lines += beside.in_words(plan)
     if e.run:
         gpu = f", {e.gpu_hours_at_most:g} GPU-hours" if e.gpu_hours_at_most else ""
         lines.append(
@@ -210,10 +217,11 @@ def to_sbatch(plan: Plan, profile: Profile, store: Store) -> str:
 
     parts: list[str] = []
     for script, call in preview(plan, profile, store):
+        rows = script.job.arms or tuple((row,) for row in script.job.tasks)
         tasks = [
-            f"#   {n}: {', '.join(plan.steps[i].node.id for i in task)}"
-            for n, task in enumerate(script.job.tasks)
-            if task
+            f"#   {n}: {' | '.join(', '.join(plan.steps[i].node.id for i in arm) for arm in task)}"
+            for n, task in enumerate(rows)
+            if any(task)
         ]
         parts.append("\n".join([f"# $ {call}", "# tasks:", *tasks, script.text]))
     return "\n".join(parts) if parts else "# nothing to submit"

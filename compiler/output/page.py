@@ -18,7 +18,7 @@ from compiler.errors import Span
 from compiler.graph import axis_name
 from compiler.output.emit import SIGNS, by_stage, matrix, needed_stages, reasons, totals
 from compiler.output.layout import ROW_HEIGHT, Box, Drawing, draw
-from compiler.planning.plan import Plan, Step, processes
+from compiler.planning.plan import JobGroup, Plan, Step, processes
 from compiler.site.profile import Profile
 from compiler.slurm.script import Script, preview
 from runtime.store import Store
@@ -131,11 +131,9 @@ def _bar(counts: Sequence[Count], box: Box) -> tuple[tuple[str, float, float], .
     return tuple(pieces)
 
 
-def _hours(steps: Iterable[Step]) -> str:
-    """What time limits allow these steps together."""
-    asked = [(s.node.resources, processes(s.node)) for s in steps]
-    cpu = sum(r.cpus * n * r.minutes for r, n in asked) / 60
-    gpu = sum(r.gpus * r.minutes for r, _ in asked) / 60
+def _hours(asked: Sequence[tuple[float, float]]) -> str:
+    """CPU-hours and GPU-hours that time limits allow, in all."""
+    cpu, gpu = (sum(hours[i] for hours in asked) for i in (0, 1))
     return ", ".join(f"{_number(n)} {unit}" for n, unit in ((cpu, "CPU-h"), (gpu, "GPU-h")) if n)
 
 
@@ -184,11 +182,12 @@ class _Strings:
 
 def _asks(step: Step) -> str:
     asked, cpus = step.node.resources, step.node.resources.cpus * processes(step.node)
+    hours = _hours([(cpus * asked.minutes / 60, asked.gpus * asked.minutes / 60)])
     gpus = f", {asked.gpus} GPU{'s' * (asked.gpus > 1)}" if asked.gpus else ""
     nodes = f"{asked.nodes} nodes, " if asked.nodes > 1 else ""
     return (
         f"{nodes}{cpus} CPU{'s' * (cpus > 1)}{gpus}, {asked.memory_gb:g} GiB, {asked.minutes} min at most"
-        f" ({_hours([step])})"
+        f" ({hours})"
     )
 
 
@@ -309,10 +308,9 @@ def _data(
 def _lines(plan: Plan) -> tuple[list[StageLine], Drawing]:
     """The stages with their boxes, and the drawing these stand in."""
     stages = by_stage(plan)
-    to_run: dict[str, list[Step]] = {}
-    begins = (task[0] for job in plan.jobs for task in job.tasks if task)  # one time limit a task
-    for step in (plan.steps[i] for i in begins):
-        to_run.setdefault(step.node.stage, []).append(step)
+    to_run: dict[str, list[JobGroup]] = {}
+    for job in plan.jobs:
+        to_run.setdefault(plan.steps[job.steps[0]].node.stage, []).append(job)
     shown = {
         name: (matrix([s.node for s in steps]), steps[0].node.kind.name, _counts(steps))
         for name, steps in stages.items()
@@ -333,7 +331,7 @@ def _lines(plan: Plan) -> tuple[list[StageLine], Drawing]:
                 counts=counts,
                 bar=_bar(counts, box),
                 why=reasons(steps),
-                hours=_hours(to_run.get(name, [])),
+                hours=_hours([job.hours for job in to_run.get(name, [])]),
                 place=_place(steps[0].node.place),
                 box=box,
             )

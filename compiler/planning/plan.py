@@ -63,7 +63,8 @@ class JobGroup:
 
     A task carries out its nodes one after the other: the legs of one run; an array may have no task of
     some index. `after` names groups of this plan, `after_slurm` jobs that are queued already. Of the groups
-    `elementwise`, each task needs but the one of its own index.
+    `elementwise`, each task needs but the one of its own index. `arms`: the rows of nodes that each task
+    carries out side by side, where it does (`compiler/planning/beside.py`); `resources` are those of one.
     """
 
     name: str
@@ -73,11 +74,29 @@ class JobGroup:
     after: tuple[str, ...]
     after_slurm: tuple[str, ...]
     elementwise: tuple[str, ...] = ()  # some of `after`
+    arms: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    whole: tuple[int, int] | None = None  # CPUs and GPUs of a task's nodes, where whole nodes are paid for
 
     @property
     def size(self) -> int:
         """How many tasks it has."""
         return sum(map(bool, self.tasks))
+
+    @property
+    def width(self) -> int:
+        """How many arms are side by side in a task, at most."""
+        return max(map(len, self.arms), default=1)
+
+    @property
+    def paid(self) -> tuple[int, int]:
+        """CPUs and GPUs that each task pays for."""
+        return self.whole or (self.resources.cpus * self.processes, self.resources.gpus)
+
+    @property
+    def hours(self) -> tuple[float, float]:
+        """CPU-hours and GPU-hours that the time limits of all tasks allow."""
+        cpus, gpus = self.paid
+        return self.size * cpus * self.resources.minutes / 60, self.size * gpus * self.resources.minutes / 60
 
     @property
     def steps(self) -> list[int]:
@@ -407,8 +426,7 @@ def _names(experiment: str, groups: Sequence[_Group]) -> dict[_Group, str]:
 
 
 def _estimate(steps: Sequence[Step], shown: Sequence[Step], jobs: Sequence[JobGroup]) -> Estimate:
-    cpu_hours = sum(j.size * j.resources.cpus * j.processes * j.resources.minutes for j in jobs) / 60
-    gpu_hours = sum(j.size * j.resources.gpus * j.resources.minutes for j in jobs) / 60
+    cpu_hours, gpu_hours = hours_at_most(jobs)
     # A task has one time limit for all its nodes.
     begins = {task[0] for job in jobs for task in job.tasks if task}
     finish: list[int] = []
@@ -423,10 +441,16 @@ def _estimate(steps: Sequence[Step], shown: Sequence[Step], jobs: Sequence[JobGr
         reuse=count["reuse"],
         wait=count["wait"],
         blocked=count["blocked"],
-        cpu_hours_at_most=round(cpu_hours, 2),
-        gpu_hours_at_most=round(gpu_hours, 2),
+        cpu_hours_at_most=cpu_hours,
+        gpu_hours_at_most=gpu_hours,
         critical_path_minutes_at_most=max(finish, default=0),
     )
+
+
+def hours_at_most(jobs: Sequence[JobGroup]) -> tuple[float, float]:
+    """CPU-hours and GPU-hours that time limits allow, in all."""
+    hours = [job.hours for job in jobs]
+    return round(sum(cpu for cpu, _ in hours), 2), round(sum(gpu for _, gpu in hours), 2)
 
 
 def make_plan(

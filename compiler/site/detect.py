@@ -87,6 +87,8 @@ def _partition(partition: SlurmPartition) -> Iterator[str]:
     if said.gpus:
         yield f"    gpus: {said.gpus}"
         yield from _gpu_type(partition, said.gpu_type)
+    if said.whole_nodes:
+        yield "    whole_nodes: true   # tasks of an array go side by side on one"
     if len(partition.hardware) > 1:
         yield f"    # nodes differ: {'; '.join(map(_words, partition.hardware))}"
     if partition.accounts is not None:

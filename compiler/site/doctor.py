@@ -111,6 +111,10 @@ def _check_partition(name: str, found: SlurmPartition, profile: Profile, site: S
         yield Check("profile", "problem", f"partition {name} takes no jobs now", "name another, or wait")
     problems = list(_too_much(name, found, profile)) + list(_not_allowed(name, found, profile, site))
     yield from problems
+    said = profile.partitions.get(name)
+    if found.whole_nodes and not (said and said.whole_nodes):
+        text = f"partition {name} gives whole nodes: a task that needs a part of one pays for all"
+        yield Check("profile", "warning", text, f"`partitions: {{{name}: {{whole_nodes: true, ...}}}}`")
     if found.up and not problems:
         limit = "no time limit" if found.max_minutes is None else f"{found.max_minutes} minutes at most"
         yield Check("profile", "ok", f"partition {name} is there: {limit}")

@@ -36,6 +36,7 @@ class SlurmPartition:
     accounts: frozenset[str] | None
     qos: frozenset[str] | None
     hardware: tuple[Hardware, ...]  # the largest first
+    whole_nodes: bool  # given to one job at a time
 
     @property
     def gpu_types(self) -> list[str]:
@@ -52,6 +53,7 @@ class SlurmPartition:
             "memory_gb": memory_gb or None,  # 0 where the site does not say
             "gpus": largest.gpus if largest else None,
             "gpu_type": (largest.gpu_type or None) if largest else None,
+            "whole_nodes": self.whole_nodes and largest is not None,
         }
         return Partition.model_validate(told)
 
@@ -127,6 +129,7 @@ def parse_partitions(scontrol: str, sinfo: str) -> dict[str, SlurmPartition]:
                 _names(told.get("AllowAccounts", "ALL")),
                 _names(told.get("AllowQos", "ALL")),
                 tuple(sorted(hardware.get(told["PartitionName"], []), reverse=True)),
+                told.get("OverSubscribe") == "EXCLUSIVE",
             )
     return found
 

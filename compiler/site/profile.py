@@ -32,6 +32,10 @@ class Partition(Frozen):
     )
     gpu_type: str | None = Field(None, description="type in `--gres=gpu:TYPE:N`")
     gpu_memory_gb: float | None = Field(None, gt=0, description="memory of one GPU in GiB")
+    whole_nodes: bool = Field(
+        False,
+        description="a job is given whole nodes, and pays for them: tasks of an array go side by side on one",
+    )
     account: str | None = Field(None, description="account to charge here, in place of the profile's")
     qos: str | None = Field(None, description="quality of service here, in place of the profile's")
     constraint: str | None = Field(None, description="node features here, in place of the profile's")
@@ -39,6 +43,12 @@ class Partition(Frozen):
     @property
     def has_gpus(self) -> bool:
         return self.gpus != 0 if self.gpu_type else bool(self.gpus)
+
+    @model_validator(mode="after")
+    def _known_nodes(self) -> Self:
+        if self.whole_nodes and (self.cpus is None or (self.has_gpus and self.gpus is None)):
+            raise ValueError("`whole_nodes` needs `cpus`, and `gpus` where there are any: what a node has")
+        return self
 
 
 class Rule(Frozen):

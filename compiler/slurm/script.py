@@ -17,7 +17,7 @@ from compiler.slurm.again import excluded
 from compiler.slurm.notice import by_mail, description_file, wanted
 from runtime.slurm.again import VARIABLE
 from runtime.slurm.policy import UNASKED
-from runtime.slurm.submission import CARRIER_MINUTES, TOKEN, array_of, dependency, job_file, scripts
+from runtime.slurm.submission import CARRIER_MINUTES, TOKEN, Work, array_of, dependency, job_file, scripts
 from runtime.stage import Resources
 from runtime.store import Store
 from runtime.templates import fill
@@ -32,7 +32,7 @@ class Script:
     job: JobGroup
     text: str
     options: tuple[str, ...]
-    tasks: tuple[tuple[str, ...], ...]  # descriptions of each task, to be carried out in a row
+    tasks: tuple[Work, ...]  # descriptions of each task
 
     def call(self, path: str) -> list[str]:
         return ["sbatch", *self.options, path]
@@ -40,7 +40,8 @@ class Script:
 
 def throttle(job: JobGroup, profile: Profile) -> int | None:
     """Most tasks of a job at once, from the profile's tasks and GPUs; None: no limit."""
-    by_gpus = profile.max_gpus and job.resources.gpus and max(1, profile.max_gpus // job.resources.gpus)
+    gpus = job.paid[1]
+    by_gpus = profile.max_gpus and gpus and max(1, profile.max_gpus // gpus)
     return min(filter(None, (profile.parallel_tasks, by_gpus)), default=None)
 
 
@@ -71,7 +72,7 @@ def script_text(
         settings=settings,
         mail=mail,
         token=token,
-        memory_mib=round(job.resources.memory_gb * 1024),
+        memory_mib=round(job.resources.memory_gb * 1024) * job.width,
         warning_s=min(profile.warning_s, job.resources.minutes * 60 // 4),
         output=f"{logs}/" + ("%x-%A_%a.out" if job.array else "%x-%j.out"),
         work=f"exec {inside(profile, store, gpus=job.resources.gpus > 0)}{work}",
@@ -82,10 +83,12 @@ def make_script(
     plan: Plan, job: JobGroup, profile: Profile, store: Store, ids: Mapping[str, str] | None = None
 ) -> Script:
     """The sbatch call of a job; `ids` names the Slurm jobs of those it comes after, where they are known."""
-    tasks = tuple(
-        tuple(str(description_path(store, plan.program, plan.steps[i].key)) for i in task)
-        for task in job.tasks
-    )
+
+    def paths(row: Sequence[int]) -> tuple[str, ...]:
+        return tuple(str(description_path(store, plan.program, plan.steps[i].key)) for i in row)
+
+    tasks: tuple[Work, ...] = tuple(tuple(map(paths, task)) for task in job.arms)
+    tasks = tasks or tuple(map(paths, job.tasks))
     python = python_inside(profile, sys.executable)
     work = _module(python, "runtime.run_task", store, str(job_file(store, TOKEN)))
     mail = "FAIL" if profile.mail and "fail" in profile.mail.on else ""

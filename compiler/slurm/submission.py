@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from compiler.errors import UsageError
 from compiler.output.describe import write_descriptions
+from compiler.planning.beside import paid_gpus
 from compiler.planning.plan import JobGroup, Plan
 from compiler.site.profile import Profile
 from compiler.slurm.notice import missing, notice_key, wanted, write_description
@@ -135,7 +136,8 @@ def submit(plan: Plan, profile: Profile, store: Store) -> Iterator[Made]:
     calls = calls_of(plan, profile, store) if plan.jobs or wanted(profile) else []
     if not calls:
         return
-    write_descriptions(store, plan.program, {plan.steps[i].key for i in plan.to_run()})
+    paid = {plan.steps[i].key: gpus for i, gpus in paid_gpus(plan).items()}
+    write_descriptions(store, plan.program, {plan.steps[i].key for i in plan.to_run()}, paid)
     first = calls[0].number
 
     def refused(call: Call, error: Refused) -> None:

@@ -27,7 +27,7 @@ from compiler.slurm.reasons import ends, waits
 from runtime.claims import owner_of
 from runtime.files import read_json
 from runtime.slurm.again import read_again
-from runtime.spending import spent
+from runtime.spending import paid_gpus, spent
 from runtime.store import Store
 
 Phase = Literal["done", "running", "queued", "unknown", "failed", "lost", "blocked", "waiting"]
@@ -75,6 +75,8 @@ def node_states(program: Program, store: Store, seen: Look, usual: Usual = _unkn
         key = identity.key
         common = (node.id, node.stage, key)
         task = seen.tasks.get(key) or seen.tasks.get(identity.asked)
+        over = task is not None and _failed_beside(store, identity.asked, task)
+        over = over or (node.follows is not None and states[node.follows].phase in ("failed", "blocked"))
         bad = [states[i].id for i in node.needs if states[i].phase in ("failed", "blocked", "lost")]
         if key in state.sealed:
             told = NodeState(*common, "done", "")
@@ -85,7 +87,7 @@ def node_states(program: Program, store: Store, seen: Look, usual: Usual = _unkn
             told = NodeState(
                 *common, "running", state.busy[key] + text, job, ran_s=now - since, left_s=left_s
             )
-        elif task is not None and (task.live or task.state == NEW):
+        elif task is not None and (task.live or task.state == NEW) and not over:
             told = _in_queue(common, task, seen, now)
         elif bad:
             told = NodeState(*common, "blocked", f"needs {bad[0]}, which is not to be had")
@@ -112,6 +114,13 @@ def _requeued(store: Store, key: str, task: Queued | None) -> bool:
     """Whether Slurm has put the task of a claim's owner into the queue again, and that owner fell silent."""
     owner = owner_of(store.claim_folder(key)) or {}
     return task is not None and task.state == "PENDING" and owner.get("task") == task.slurm_id
+
+
+def _failed_beside(store: Store, asked: str, task: Queued) -> bool:
+    """Whether a job has failed in a task that still runs for the sake of others beside it."""
+    told = (_read(store.failure(asked)) if task.state == "RUNNING" else None) or {"outcome": "interrupted"}
+    ended = told["outcome"] not in ("interrupted", "warned") or "idle" in told
+    return ended and 0 < task.starts < float(told.get("time") or 0.0)
 
 
 def _why_failed(store: Store, identity: Identity, task: Queued | None) -> str:
@@ -243,14 +252,14 @@ def report(
     return Report(program.spec.experiment, shown, _left(shown, kinds, usual), seen.problem, hours)
 
 
-def _gpus(program: Program, store: Store, states: Sequence[NodeState]) -> dict[int, int]:
+def _gpus(program: Program, store: Store, states: Sequence[NodeState]) -> dict[int, float]:
     """Index -> GPUs as submitted, by the cluster profile too: of what runs, and of one node of each stage."""
     nodes, keys = program.graph.nodes, program.keys
-    found: dict[int, int] = {}
+    found: dict[int, float] = {}
     running = {i for i, state in enumerate(states) if state.ran_s}
     for index in running.union(some[0] for some in program.graph.by_stage.values() if some):
-        described = _read(description_path(store, program, keys[index])) or {"resources": {}}
-        found[index] = described["resources"].get("gpus", nodes[index].resources.gpus)
+        described = _read(description_path(store, program, keys[index]))
+        found[index] = paid_gpus(described) if described else float(nodes[index].resources.gpus)
     return found
 
 

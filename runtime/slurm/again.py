@@ -128,7 +128,7 @@ def take_again(store: Store, descriptions: Sequence[Mapping[str, Any]], *, since
         write_again(store, other, replace(again, tries={}, of=0.0))
     print(again.why, flush=True)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # by which Slurm ends this turn, before the next is set up
-    if not requeue(store, key, task):
+    if not requeue(store, task, key):
         return False
     return _ask_for(store, key, task, again)
 

@@ -39,27 +39,35 @@ def idle_turns(store: Store, key: str, *, further: bool = False) -> int:
     return idle
 
 
-def take_another_turn(store: Store, description: Mapping[str, Any], *, further: bool = False) -> bool:
-    """Requeue the task of this process, which works on `description`. Slurm then ends this process.
+def may_go_on(store: Store, description: Mapping[str, Any], *, further: bool = False) -> bool:
+    """Whether a job that was warned may have another turn; else its failure record says why not.
 
-    further: whether the task has made another of its nodes in this turn. To wait for a batch, which its
-    provider ends within a day, is no idleness. Returns whether Slurm agreed; else a person has to submit
-    again, and the job's failure record says so.
+    further: whether its task has made another of its nodes in this turn. To wait for a batch, which its
+    provider ends within a day, is no idleness.
     """
-    task = slurm_id()
-    if task is None:
-        return False
     key = description.get("asked", description["key"])
     idle = idle_turns(store, key, further=further or bool(batches_of(store, key)))
     if idle >= IDLE_TURNS:
         (store.work(key) / TURNS).unlink(missing_ok=True)  # whoever submits again means it
         tell(store, key, f"{idle} turns in a row got no further", idle=idle)
+    return idle < IDLE_TURNS
+
+
+def take_another_turn(store: Store, description: Mapping[str, Any], *, further: bool = False) -> bool:
+    """Requeue the task of this process, which works on `description`. Slurm then ends this process.
+
+    further: see `may_go_on`. Returns whether Slurm agreed; else a person has to submit again, and the job's
+    failure record says so.
+    """
+    task = slurm_id()
+    if task is None or not may_go_on(store, description, further=further):
         return False
-    return requeue(store, key, task)
+    return requeue(store, task, description.get("asked", description["key"]))
 
 
-def requeue(store: Store, key: str, task: str) -> bool:
-    """Put the task of this process into the queue again; where Slurm refuses, the failure record says so."""
+def requeue(store: Store, task: str, *keys: str) -> bool:
+    """Put the task of this process into the queue again; where Slurm refuses, the failure records of what
+    it works on say so."""
     print(f"requeueing Slurm job {task}", flush=True)
     try:
         done = subprocess.run(["scontrol", "requeue", task], capture_output=True, text=True, check=False)
@@ -67,7 +75,8 @@ def requeue(store: Store, key: str, task: str) -> bool:
     except OSError as error:
         problem = str(error)
     if problem:
-        tell(store, key, f"Slurm did not requeue it: {problem}")
+        for key in keys:
+            tell(store, key, f"Slurm did not requeue it: {problem}")
     return not problem
 
 

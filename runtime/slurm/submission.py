@@ -43,6 +43,10 @@ CARRIER_MINUTES = 60  # time limit of a carrier
 STAY_S = CARRIER_MINUTES * 60 * 0.75
 
 
+# Descriptions to be carried out in a row; or several such rows, the arms of a task, side by side.
+Work = tuple[str, ...] | tuple[tuple[str, ...], ...]
+
+
 class Silent(Exception):
     """slurmctld does not answer."""
 
@@ -65,7 +69,7 @@ class Call:
     text: str
     carrier: str  # the script of the job that goes on from here
     throttle: int | None  # most tasks at once
-    tasks: tuple[tuple[str, ...], ...]  # descriptions of each task, to be carried out in a row
+    tasks: tuple[Work, ...]
     keys: tuple[tuple[str, ...], ...]  # every key by which somebody may look for a task
     after: tuple[int, ...] = ()  # calls that it comes after
     elementwise: tuple[int, ...] = ()  # of which each task needs but the one of its own index

@@ -52,7 +52,7 @@ def test_gpus_of_a_node(text: str, gpus: tuple[int, str]) -> None:
 
 
 PARTITIONS = """\
-PartitionName=short AllowGroups=ALL AllowAccounts=ALL AllowQos=ALL AllocNodes=ALL Default=NO QoS=N/A MaxNodes=2 MaxTime=01:00:00 RootOnly=NO State=UP TotalCPUs=64 TotalNodes=4
+PartitionName=short AllowGroups=ALL AllowAccounts=ALL AllowQos=ALL AllocNodes=ALL Default=NO QoS=N/A MaxNodes=2 MaxTime=01:00:00 RootOnly=NO OverSubscribe=EXCLUSIVE State=UP TotalCPUs=64 TotalNodes=4
 PartitionName=gpu AllowGroups=ALL AllowAccounts=ALL AllowQos=normal,gpu Default=YES QoS=N/A MaxNodes=UNLIMITED MaxTime=2-00:00:00 RootOnly=NO State=UP TotalNodes=3
 PartitionName=1080 AllowAccounts=vision,robots AllowQos=ALL Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED State=UP TotalNodes=1
 PartitionName=owners AllowAccounts=physics AllowQos=ALL Default=NO MaxNodes=UNLIMITED MaxTime=UNLIMITED State=UP
@@ -94,6 +94,7 @@ def test_golden_draft_of_a_profile_that_can_be_read(tmp_path: Path) -> None:
     profile = load_profile("site.yaml", tmp_path / "spec.yaml")
     assert profile.account == "lab" and list(profile.partitions) == ["gpu", "short", "1080"]
     assert profile.partitions["gpu"].gpu_type == "h100" and profile.partitions["short"].nodes == 2
+    assert [p.whole_nodes for p in profile.partitions.values()] == [False, True, False]
 
 
 def test_without_accounting_and_without_usable_partitions(tmp_path: Path) -> None:

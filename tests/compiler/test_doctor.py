@@ -127,7 +127,15 @@ def test_machines(changed: Any, needs: Needs, told: Any, gpus: int, found: list[
     ("told", "found"),
     [
         ({}, []),
-        ({"partitions": {"gpu": {"max_minutes": 2880, "gpu_type": "h100"}, "short": {"nodes": 2}}}, []),
+        (
+            {
+                "partitions": {
+                    "gpu": {"max_minutes": 2880, "gpu_type": "h100"},
+                    "short": {"nodes": 2, "cpus": 16, "whole_nodes": True},
+                }
+            },
+            [],
+        ),
         ({"partition": "gpuu"}, ["problem: Slurm has no partition gpuu"]),
         ({"partition": "old"}, ["problem: partition old takes no jobs now"]),
         (
@@ -135,6 +143,7 @@ def test_machines(changed: Any, needs: Needs, told: Any, gpus: int, found: list[
             [
                 "problem: partition short: the profile says 61 minutes, Slurm has 60",
                 "problem: partition short: the profile says 64 GiB of memory a node, Slurm has 62.5",
+                "warning: partition short gives whole nodes: a task that needs a part of one pays for all",
             ],
         ),
         ({"partition": "gpu", "gpu_type": "v100"}, ["problem: partition gpu has no GPU of type v100"]),
