@@ -82,7 +82,7 @@ def _whole(source: Port) -> Port:
 
 def _rows_of(declared: Frozen) -> str:
     """What tells sources apart by their rows: two declarations that read one file have the same."""
-    columns = {"prompt", "completion", "messages", "answer"}
+    columns = {"prompt", "completion", "messages", "answer", "rows"}
     return declared.model_dump_json(exclude=columns)
 
 
@@ -188,7 +188,7 @@ def _guard(job: Job, source: Any) -> None:
     from runtime.fingerprint import fingerprint
 
     (record,) = job.description["recipe"]["inputs"]["source"]
-    content, path = record.get("content"), Path(getattr(source, "path", ""))
+    content, path = record.get("content"), Path(getattr(source, "path", None) or "")
     if content and path.is_file() and fingerprint(path) != content:
         raise JobError(f"{path} has changed since this job was planned; plan and submit again")
 
