@@ -1,8 +1,9 @@
-"""specs/paper: the study of arXiv 2402.12366 compiles, and takes the work that its matrix of results says."""
+"""specs/paper, specs/paper-small: a study compiles, and takes the work that its matrix of results says."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from functools import cache
 from itertools import product
@@ -155,3 +156,52 @@ def test_estimates_agree_with_the_hours_that_the_paper_states(tmp_path: Path) ->
         if node["axes"].get("base") == LLAMA and node["axes"].get("learning_rate", 1e-6) == 1e-6:
             hours[node["stage"]] += node["cost"]["gpu_hours"][1] / 8
     assert {stage: hours[stage] for stage in STATED} == pytest.approx(STATED, rel=0.15)
+
+
+# ---------------------------------------------------------------- in the small world
+
+# Bases, teachers and judges that stand for the paper's.
+STANDS_FOR = {
+    "m1": LLAMA,
+    "s3": "yi-6b",
+    "m2": "deepseek-7b",
+    "m3": MISTRAL,
+    "l1": "llama2-13b",
+    "l3": "mixtral-8x7b",
+}
+
+
+@cache
+def small(name: str) -> Program:
+    return compile_spec(str(SPECS / "paper-small" / f"{name}.yaml"))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_small_figure_shows_what_the_paper_shows(name: str) -> None:
+    for ours, theirs in zip(small(name).tables, compiled(name).tables, strict=True):
+        labels = sorted(", ".join(STANDS_FOR.get(p, p) for p in r.label.split(", ")) for r in ours.rows)
+        if name not in ("fig1", "fig2"):  # whose rows are no bases
+            assert labels == sorted(row.label for row in theirs.rows)
+        assert len(ours.rows) == len(theirs.rows)
+        ours_beside = sorted(p.value for p in ours.published)
+        assert ours_beside == sorted(p.value for p in theirs.published)
+        assert ours.over and (ours.comparisons or ours.name == "untrained")
+
+
+def test_the_small_study_makes_the_models_of_the_paper() -> None:
+    # 2 seeds; 2 learning rates times 2 checkpoints of 27 SFT models, beside 6 pretrained bases; 2 epochs of
+    # 15 DPO models; the sets of labels and the choices of the paper, for each seed.
+    found = jobs(small("all"))
+    assert (found["sft"], found["dpo"]) == (2 * 4 * 27 + 6, 2 * 2 * 15)
+    assert (found["label"], found["select"]) == (2 * 13, 2 * 49)
+
+
+def test_a_small_figure_runs_to_its_table(tmp_path: Path) -> None:
+    store, spec = tmp_path / "store", SPECS / "paper-small" / "tiny.yaml"
+    alignc("run", spec, "--store", store, cwd=tmp_path, timeout=600)
+    shown = alignc("results", spec, "--store", store, "--out", tmp_path / "tables", cwd=tmp_path)
+    table = (tmp_path / "tables" / "main.md").read_text()
+    ours = r"[\d.]+ ± [\d.]+"
+    row = rf"\| m1 \| {ours} \| 61.0 ± 1.7 \| {ours} \| 61.1 ± 1.7 \| {ours} \| 64.7 ± 1.7 \|"
+    assert re.search(row, table.replace("*", "")), table
+    assert "AI feedback and SFT 100 %" in shown

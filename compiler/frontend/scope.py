@@ -1,4 +1,4 @@
-"""`include: {file: FILE, as: NAME}`: stages, axes and tables of an included spec under names of their own.
+"""`include: {file: FILE, as: NAME}`: stages, axes, tables and claims of a spec under names of their own.
 
 What is called `x` becomes `NAME-x`, and so does whatever speaks of it in that spec. Declarations (models,
 sources, llms) keep their names: specs side by side share them.
@@ -18,11 +18,12 @@ _HOLE = re.compile(r"\$\{\s*([\w-]+)\.?([^{}]*)\}")
 
 
 def renamed(tree: Located, prefix: str) -> Located:
-    """A spec's tree with the prefix before the names of its stages, axes and tables."""
+    """A spec's tree with the prefix before the names of its stages, axes, tables and claims."""
     stages, axes = (frozenset(_section(tree, name)) for name in ("stages", "axes"))
     names = _Names(prefix, stages, axes)
     sections = dict(tree.items)
-    for section, change in (("stages", names.stage), ("tables", names.table), ("axes", names.axis)):
+    changes = {"stages": names.stage, "axes": names.axis, "tables": names.table, "claims": names.claim}
+    for section, change in changes.items():
         entries = _section(tree, section)
         if entries:  # stages come first: they tell which fields of an axis may name stages
             made = {f"{prefix}-{name}": change(name, body) for name, body in entries.items()}
@@ -68,6 +69,12 @@ class _Names:
                 columns = value.items or {str(v.value): v for v in value.elements}
                 return replace(value, value={label: self.reference(v) for label, v in columns.items()})
             return value
+
+        return _entries(body, entry)
+
+    def claim(self, name: str, body: Located) -> Located:
+        def entry(key: str, value: Located) -> Located:
+            return replace(value, value=f"{self.prefix}-{value.value}") if key == "table" else value
 
         return _entries(body, entry)
 

@@ -22,7 +22,7 @@ MAX_FILES = 1_000
 MERGE = "<<"
 NAME = re.compile(r"[A-Za-z_][\w-]*\Z")
 # Sections whose entries included files may share, and which merge entry by entry.
-SECTIONS = ("axes", "models", "llms", "wordings", "sources", "stages", "tables")
+SECTIONS = ("axes", "models", "llms", "wordings", "sources", "stages", "tables", "claims")
 
 
 @dataclass(frozen=True, slots=True)

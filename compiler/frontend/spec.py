@@ -36,6 +36,9 @@ class Published(Frozen):
     row: str | list[str] = Field(
         description="CSV column that holds our row labels; where the rows are several axes, one for each"
     )
+    rows: dict[str, str] = Field(
+        default_factory=dict, description="our row label -> what the CSV has for it, where that differs"
+    )
     columns: dict[str, dict[str, str]] = Field(
         description="our column -> {CSV column: value} that choose its rows"
     )

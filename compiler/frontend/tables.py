@@ -319,10 +319,12 @@ PAIRED = ("win_rate", "accuracy")  # scores that have one value for each prompt
 def _look_up(
     wanted: Published, lines: Sequence[Mapping[str, str]], row: str, column: str
 ) -> PublishedValue | None:
-    match = wanted.columns[column]
+    names = _row_columns(wanted)
+    parts = row.split(", ") if len(names) > 1 else [row]
+    labels = [wanted.rows.get(part, part) for part in parts]
+    match = {**dict(zip(names, labels, strict=False)), **wanted.columns[column]}
     for line in lines:
-        label = ", ".join(line[name] for name in _row_columns(wanted))
-        if label == row and all(line[k] == v for k, v in match.items()) and line[wanted.value]:
+        if all(line[name] == value for name, value in match.items()) and line[wanted.value]:
             error = line[wanted.standard_error] if wanted.standard_error else ""
             return PublishedValue(
                 row, column, float(line[wanted.value]), float(error) if error else None, wanted.file
