@@ -322,7 +322,9 @@ def _look_up(
     names = _row_columns(wanted)
     parts = row.split(", ") if len(names) > 1 else [row]
     labels = [wanted.rows.get(part, part) for part in parts]
-    match = {**dict(zip(names, labels, strict=False)), **wanted.columns[column]}
+    if len(labels) != len(names):
+        return None
+    match = {**dict(zip(names, labels, strict=True)), **wanted.columns[column]}
     for line in lines:
         if all(line[name] == value for name, value in match.items()) and line[wanted.value]:
             error = line[wanted.standard_error] if wanted.standard_error else ""
