@@ -7,7 +7,7 @@ sources, llms) keep their names: specs side by side share them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from compiler.frontend.source import Located
@@ -65,8 +65,8 @@ class _Names:
                 return _entries(value, lambda _, v: self.reference(v)) if by_stage else self.names_axes(value)
             if key == "over":
                 return self.names_axes(value)
-            if key == "columns" and not by_stage:  # a column of a list is labelled as it was written
-                columns = value.items or {str(v.value): v for v in value.elements}
+            columns = value.items or {str(v.value): v for v in value.elements}
+            if key == "columns" and columns and not by_stage:  # one of a list is labelled as it was written
                 return replace(value, value={label: self.reference(v) for label, v in columns.items()})
             return value
 
@@ -74,7 +74,8 @@ class _Names:
 
     def claim(self, name: str, body: Located) -> Located:
         def entry(key: str, value: Located) -> Located:
-            return replace(value, value=f"{self.prefix}-{value.value}") if key == "table" else value
+            ours = key == "table" and isinstance(value.value, str)
+            return replace(value, value=f"{self.prefix}-{value.value}") if ours else value
 
         return _entries(body, entry)
 
@@ -153,7 +154,7 @@ def _input_keys(body: Located) -> frozenset[str]:
     """The keys of a stage that hold references; those of any kind, where it does not say its own."""
     written = body.items.get("kind")
     kind = stage_kind(str(written.value)) if written else None
-    kinds: Iterable[object] = [kind] if kind else stage_kinds().values()
-    models = [m for k in kinds for m in (k.config, k.shorthand) if m]  # type: ignore[attr-defined]
+    kinds = [kind] if kind else stage_kinds().values()
+    models = [model for k in kinds for model in (k.config, k.shorthand) if model]
     fields = ((name, info) for model in models for name, info in model.model_fields.items())
     return frozenset(info.alias or name for name, info in fields if taken(info))

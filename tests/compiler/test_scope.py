@@ -93,6 +93,17 @@ def test_tables_keep_their_labels() -> None:
     }
 
 
+def test_what_is_no_spec_stays_for_later_passes_to_tell() -> None:
+    text = (
+        "axes: {s: 1}\nstages: {a: 2, b: {kind: [], data: {at: 3}}}\n"
+        "tables: {t: {rows: 4, columns: 5}, u: 6}\nclaims: {c: {table: []}}"
+    )
+    found = under("n", text)
+    assert isinstance(found, dict)
+    assert found["tables"] == {"n-t": {"rows": 4, "columns": 5}, "n-u": 6}
+    assert found["stages"] == {"n-a": 2, "n-b": {"kind": [], "data": {"at": 3}}}
+
+
 def compiled(folder: Path, text: str, *overrides: str) -> Program:
     (folder / "study.yaml").write_text(STUDY)
     (folder / "spec.yaml").write_text(f"experiment: x\ninclude: {text}")
