@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
@@ -67,11 +67,28 @@ class ModelDecl(Frozen):
 # ---------------------------------------------------------------- sources
 
 
-class JsonlSource(Frozen):
+class _File(Frozen):
+    """A file of rows: exactly one of `path` and `hub`."""
+
+    path: str | None = nothing(None, doc="file, relative to the spec that names it")
+    hub: str | None = result(None, later=True, doc="a data set on the Hugging Face hub that holds the file")
+    file: str | None = result(None, later=True, doc="the file's place in the data set `hub`")
+    revision: str | None = result(
+        None, later=True, doc="commit of the hub data set; pin it for a reproducible study"
+    )
+    rows: int | None = nothing(None, doc="number of rows, for estimates where the file is not at hand", ge=1)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.hub is None) == (self.path is None) or (self.hub is None) != (self.file is None):
+            raise ValueError("give either `path`, or `hub` and the `file` in it")
+        return self
+
+
+class JsonlSource(_File):
     """JSON lines (also .gz) with a prompt and, where there is one, a completion or a list of messages."""
 
     kind: Literal["jsonl"] = result(doc="source kind")
-    path: str = nothing(doc="file, relative to the spec that names it")
     prompt: str = result("prompt", doc="field of the prompt")
     completion: str | None = result(None, doc="field of the completion; none: prompts only")
     messages: str | None = result(
@@ -80,18 +97,16 @@ class JsonlSource(Frozen):
     answer: str | None = result(None, doc="field of the true answer, for exact-match accuracy")
 
 
-class ShareGptSource(Frozen):
+class ShareGptSource(_File):
     """ShareGPT's JSON: the first human -> gpt exchange of each conversation."""
 
     kind: Literal["sharegpt"] = result(doc="source kind")
-    path: str = nothing(doc="file, relative to the spec that names it")
 
 
-class AlpacaEvalSource(Frozen):
+class AlpacaEvalSource(_File):
     """Outputs in AlpacaEval's form: {instruction, output, generator}, as JSON or JSON lines (also .gz)."""
 
     kind: Literal["alpaca_eval"] = result(doc="source kind")
-    path: str = nothing(doc="file, relative to the spec that names it")
 
 
 class PreferencesSource(Frozen):

@@ -53,6 +53,31 @@ def test_jsonl_prompts_completions_and_answers(tmp_path: Path) -> None:
     assert dropped == {"duplicate": 1}
 
 
+def test_a_file_of_a_hub_data_set_is_read_from_the_hubs_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    cached = tmp_path / "datasets--us--data"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("abc")
+    (cached / "snapshots" / "abc").mkdir(parents=True)
+    written(cached / "snapshots" / "abc", '[{"instruction": "a", "output": "b"}]', "eval.json")
+    rows, _ = rows_of(kind="alpaca_eval", hub="us/data", file="eval.json", rows=805)
+    assert rows == [{"prompt": "a", "completion": "b"}]
+    with pytest.raises(JobError, match=r"other.json of the data set us/data cannot be had"):
+        rows_of(kind="alpaca_eval", hub="us/data", file="other.json")
+    for wrong in (
+        {},
+        {"hub": "us/data"},
+        {"path": "x", "hub": "us/data", "file": "y"},
+        {"path": "x", "file": "y"},
+    ):
+        with pytest.raises(ValueError, match="give either `path`, or `hub` and the `file` in it"):
+            rows_of(kind="sharegpt", **wrong)
+
+
 def test_jsonl_takes_the_first_user_and_assistant_turns_of_messages(tmp_path: Path) -> None:
     def turn(role: str, content: str) -> dict[str, str]:
         return {"role": role, "content": content}

@@ -91,7 +91,9 @@ def exchange_seconds(size: Size, machine: Machine, steps: Range, precision: str)
     """Time in which GPUs exchange weights and gradients: what bounds small batches on many GPUs."""
     if machine.working < 2:
         return exactly(0)
-    return steps * (EXCHANGES * size.total * (2 if precision == "bf16" else 4)) / LINK
+    stated = machine.profile.gpu_link_gb_s
+    link = exactly(stated * 1e9) if stated else LINK
+    return steps * (EXCHANGES * size.total * (2 if precision == "bf16" else 4)) / link
 
 
 def _peak(profile: Profile, precision: str) -> tuple[float, str]:

@@ -171,7 +171,7 @@ class Flows:
         (binding,) = node.inputs["source"]
         if binding.node is None:
             counted = self.facts.sources.get(source_key(binding, config))
-            whole = _counted(counted) if counted is not None else _unknown(config)
+            whole = _counted(counted) if counted is not None else _unknown(config, binding)
         else:
             found = self.read(binding)
             whole = found if isinstance(found, Rows) else None
@@ -236,9 +236,13 @@ def _counted(count: Count) -> Rows:
     return Rows(rows, exactly(count.prompt), answer, f"rows: {count.basis}")
 
 
-def _unknown(config: Any) -> Rows | None:
-    """Rows that a `prepare` asks for by number, where its source cannot be counted here."""
+def _unknown(config: Any, source: Binding) -> Rows | None:
+    """Rows that a `prepare` asks for by number, or a source states, where it cannot be counted here."""
     numbers = [n for n in (config.split or {}).values() if isinstance(n, int)]
+    stated = getattr(source.declaration and source.declaration.value, "rows", None)
+    if stated is not None:
+        rows = exactly(stated)
+        return Rows(rows.at_most(config.limit or stated), ASSUMED_PROMPT, ASSUMED_ANSWER, "rows: stated")
     if config.limit is None and (not numbers or len(numbers) < len(config.split or {})):
         return None
     rows = exactly(config.limit or sum(numbers))

@@ -5,6 +5,7 @@ Scalars follow YAML 1.2 (`1e-5` is a number, `no` a string), as editors read the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,17 +20,22 @@ Scalar = str | int | float | bool | None
 MAX_NODES = 250_000
 MAX_FILES = 1_000
 MERGE = "<<"
+NAME = re.compile(r"[A-Za-z_][\w-]*\Z")
 # Sections whose entries included files may share, and which merge entry by entry.
-SECTIONS = ("axes", "models", "llms", "wordings", "sources", "presets", "stages", "tables")
+SECTIONS = ("axes", "models", "llms", "wordings", "sources", "presets", "stages", "tables", "claims")
 
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A YAML value with its place, and that of its key where it has one."""
+    """A YAML value with its place, and that of its key where it has one.
+
+    `choices`: of an axis whose records were chosen from by a list, all that there were to choose from.
+    """
 
     value: Scalar | tuple[Located, ...] | dict[str, Located]
     span: Span
     key: Span | None = None
+    choices: dict[str, Located] | None = None
 
     @property
     def items(self) -> dict[str, Located]:
@@ -256,14 +262,15 @@ def _names_only(tree: Located) -> bool:
 def _chosen(under: Located, over: Located, problems: list[Diagnostic], axis: str) -> Located:
     """The records of an axis that a list names, in its order; all of them where it names none."""
     entries: dict[str, Located] = {}
+    choices = under.choices or under.items  # a choice by an included file binds no one
     for element in over.elements:
         name = str(element.value)
-        if name in under.items:
-            entries[name] = under.items[name]
+        if name in choices:
+            entries[name] = choices[name]
         else:
             message, note = f"axis `{axis}` has no value `{name}`", ("its values are at", under.place)
-            problems.append(Diagnostic("AC210", message, element.span, near(name, under.items), (note,)))
-    return replace(over, value=entries or under.value)
+            problems.append(Diagnostic("AC210", message, element.span, near(name, choices), (note,)))
+    return replace(over, value=entries or under.value, choices=choices)
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,17 +330,35 @@ class _Loader:
             return own
         base: Located | None = None
         for entry in named.elements or (named,):
-            if not isinstance(entry.value, str):
-                self.problems.append(Diagnostic("AC104", "`include` is a list of files", entry.span))
+            file, name = self._asked_for(entry)
+            if file is None:
                 continue
-            child = self.load(str(Path(path).parent / entry.value), chain, entry.span)
+            child = self.load(str(Path(path).parent / file), chain, entry.span)
             if child is None:
                 continue
             child = replace(child, value={k: v for k, v in child.items.items() if k != "experiment"})
+            if name:
+                from compiler.frontend.scope import renamed  # which reads the models of stages
+
+                child = renamed(child, name)
             if base is not None:
                 self._refuse_conflicts(base, child, own)
             base = child if base is None else merge(base, child, self.problems)
         return own if base is None else merge(base, own, self.problems)
+
+    def _asked_for(self, entry: Located) -> tuple[str | None, str]:
+        """The file of an entry of `include`, and the name under which it is to stand."""
+        file, name = entry.items.get("file", entry), entry.items.get("as")
+        if not isinstance(file.value, str) or entry.items.keys() - {"file", "as"}:
+            message = "`include` is a list of files, or of `{file: FILE, as: NAME}`"
+            self.problems.append(Diagnostic("AC104", message, entry.span))
+            return None, ""
+        if name is not None and not (isinstance(name.value, str) and NAME.match(name.value)):
+            message = f"{name.plain()!r} is not a good name for what is included"
+            hint = "use letters, digits, `_` and `-`, beginning with a letter"
+            self.problems.append(Diagnostic("AC106", message, name.span, hint))
+            return None, ""
+        return file.value, str(name.value) if name else ""
 
     def _refuse_conflicts(self, first: Located, second: Located, own: Located) -> None:
         """Two included files may define one name only alike, or where the including one settles it."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
@@ -13,7 +12,7 @@ from pydantic import Field
 from compiler.errors import NOWHERE, Diagnostic, Span, near
 from compiler.frontend.interpolate import AxisValue
 from compiler.frontend.presets import Presets, lay_under, read_presets
-from compiler.frontend.source import Located, Source, made
+from compiler.frontend.source import NAME, Located, Source, made
 from compiler.frontend.validate import validate
 from runtime.declare import LLM, ModelDecl, Wording
 from runtime.declare import Source as SourceDecl
@@ -28,14 +27,18 @@ DECLARED: dict[str, tuple[str, Any]] = {  # section -> (artifact type, model)
     "wordings": ("Wording", Wording),
 }
 _M = TypeVar("_M", bound=Frozen)
-_NAME = re.compile(r"[A-Za-z_][\w-]*\Z")
 
 
 class Published(Frozen):
     """Published numbers to print beside ours."""
 
     file: str = Field(description="a CSV file, relative to the spec")
-    row: str = Field(description="CSV column that holds our row labels")
+    row: str | list[str] = Field(
+        description="CSV column that holds our row labels; where the rows are several axes, one for each"
+    )
+    rows: dict[str, str] = Field(
+        default_factory=dict, description="our row label -> what the CSV has for it, where that differs"
+    )
     columns: dict[str, dict[str, str]] = Field(
         description="our column -> {CSV column: value} that choose its rows"
     )
@@ -161,7 +164,7 @@ def read_spec(source: Source) -> tuple[Spec, list[Diagnostic]]:
             hint = "write `name: ...` without the `-`" if found.elements else ""
             problems.append(Diagnostic("AC104", f"`{name}` is a mapping of names", found.span, hint))
         for key, entry in found.items.items():
-            if not _NAME.match(key):
+            if not NAME.match(key):
                 hint = "use letters, digits, `_` and `-`, beginning with a letter"
                 problems.append(
                     Diagnostic("AC106", f"`{key}` is not a good name in `{name}`", entry.place, hint)
@@ -201,7 +204,7 @@ def _experiment(tree: Located, path: str, problems: list[Diagnostic]) -> str:
     if named is None:
         problems.append(Diagnostic("AC102", "the spec needs `experiment: NAME`", Span(path, 1, 1, 2)))
         return "unnamed"
-    if not isinstance(named.value, str) or not _NAME.match(named.value):
+    if not isinstance(named.value, str) or not NAME.match(named.value):
         hint = "use letters, digits, `_` and `-`, beginning with a letter"
         problems.append(Diagnostic("AC106", f"{named.plain()!r} is not a good name", named.span, hint))
         return "unnamed"

@@ -287,7 +287,7 @@ class _Resolver:
             self.problem("AC403", f"cannot read {path}: {getattr(error, 'strerror', None) or error}", place)
             return []
         asked = {
-            wanted.row,
+            *_row_columns(wanted),
             wanted.value,
             *filter(None, [wanted.standard_error]),
             *(k for m in wanted.columns.values() for k in m),
@@ -319,14 +319,23 @@ PAIRED = ("win_rate", "accuracy", "reward", "margin")  # scores that have one va
 def _look_up(
     wanted: Published, lines: Sequence[Mapping[str, str]], row: str, column: str
 ) -> PublishedValue | None:
-    match = wanted.columns[column]
+    names = _row_columns(wanted)
+    parts = row.split(", ") if len(names) > 1 else [row]
+    labels = [wanted.rows.get(part, part) for part in parts]
+    if len(labels) != len(names):
+        return None
+    match = {**dict(zip(names, labels, strict=True)), **wanted.columns[column]}
     for line in lines:
-        if line[wanted.row] == row and all(line[k] == v for k, v in match.items()) and line[wanted.value]:
+        if all(line[name] == value for name, value in match.items()) and line[wanted.value]:
             error = line[wanted.standard_error] if wanted.standard_error else ""
             return PublishedValue(
                 row, column, float(line[wanted.value]), float(error) if error else None, wanted.file
             )
     return None
+
+
+def _row_columns(wanted: Published) -> list[str]:
+    return [wanted.row] if isinstance(wanted.row, str) else wanted.row
 
 
 def _by_point(bindings: Iterable[Binding], names: Sequence[str]) -> dict[Point, list[Binding]]:

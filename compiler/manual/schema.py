@@ -88,7 +88,7 @@ def spec_schema(kinds: Iterable[StageKind]) -> Schema:
         needs[section] = {"required": _required(model)}
     properties: dict[str, Schema] = {
         "experiment": {"type": "string", "pattern": NAME},
-        "include": {"type": ["array", "string"], "minItems": 1, "items": {"type": "string"}},
+        "include": {"type": ["array", "string"], "minItems": 1, "items": _included()},
         "axes": _section(_axis()),
         **{name: _section({"$ref": f"#/definitions/{name}"}) for name in sections},
         "presets": _section(_preset([kind.name for kind in kinds])),
@@ -124,6 +124,13 @@ def to_text(schema: Schema) -> str:
 
 def _section(entry: Schema) -> Schema:
     return {"type": ["object", "null"], "propertyNames": {"pattern": NAME}, "additionalProperties": entry}
+
+
+def _included() -> Schema:
+    named = {"file": {"type": "string"}, "as": {"type": "string", "pattern": NAME}}
+    entry = {"type": "object", "properties": named, "required": ["file"], "additionalProperties": False}
+    words = "its stages, axes and tables get the name `as` and a `-` before their own"
+    return {"anyOf": [{"type": "string"}, {**entry, "description": words}]}
 
 
 def _axis() -> Schema:

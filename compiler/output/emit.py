@@ -161,6 +161,7 @@ def totals(plan: Plan) -> list[str]:
     acts += [f"{e.reuse} reused (=)", f"{e.wait} queued or running (>)"]
     acts += [f"{e.blocked} blocked (x)"] if e.blocked else []
     lines = [", ".join(acts) + f"; {len(plan.jobs)} sbatch call{'s' * (len(plan.jobs) != 1)} on Slurm"]
+    lines += _shared(plan)
     places: Counter[str] = Counter()
     for job in plan.jobs:
         if job.resources.partition:
@@ -176,6 +177,16 @@ def totals(plan: Plan) -> list[str]:
             f"the longest chain to {e.critical_path_minutes_at_most / 60:.1f} h"
         )
     return lines
+
+
+def _shared(plan: Plan) -> list[str]:
+    """How much of the work is distinct, where nodes of several stages do the same."""
+    nodes = Counter(step.node.kind.name for step in plan.shown())
+    distinct = Counter(kind for _, kind in {(step.key, step.node.kind.name) for step in plan.shown()})
+    if nodes == distinct:
+        return []
+    told = ", ".join(f"{kind} {distinct[kind]} of {number}" for kind, number in nodes.items())
+    return [f"distinct work: {distinct.total()} of {nodes.total()} nodes ({told})"]
 
 
 # ---------------------------------------------------------------- drawings

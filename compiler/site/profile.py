@@ -179,6 +179,9 @@ class Profile(Frozen):
         le=1,
         description="share of the peak that sampling reaches; none: history, or assumed",
     )
+    gpu_link_gb_s: float | None = Field(
+        None, gt=0, description="GB/s that GPUs exchange while they train, for estimates; none: assumed"
+    )
     prices: str | dict[str, TokenPrice] | None = Field(
         None, description="prices of models: a file like templates/prices.yaml, or `model: {input, output}`"
     )

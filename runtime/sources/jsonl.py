@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 from runtime.declare import JsonlSource
 from runtime.sources import Row
+from runtime.sources.hub import local_file
 from runtime.sources.pick import pick
 from runtime.sources.records import lines
 
 
 def rows(declared: JsonlSource, dropped: Counter[str]) -> Iterator[Row]:
-    for where, record in lines(Path(declared.path)):
+    for where, record in lines(local_file(declared)):
         yield pick(record, declared, where)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from runtime.declare import ShareGptSource
 from runtime.job import JobError
 from runtime.sources import Row
+from runtime.sources.hub import local_file
 from runtime.sources.pick import text
 from runtime.sources.records import Record, array_or_lines
 
@@ -25,7 +25,7 @@ Turn = tuple[str, str]  # who, what
 
 
 def rows(declared: ShareGptSource, dropped: Counter[str]) -> Iterator[Row]:
-    for where, record in array_or_lines(Path(declared.path)):
+    for where, record in array_or_lines(local_file(declared)):
         turns = _turns(record, where)
         reason = _fault(turns)
         if reason:

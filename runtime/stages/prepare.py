@@ -82,7 +82,7 @@ def _whole(source: Port) -> Port:
 
 def _rows_of(declared: Frozen) -> str:
     """What tells sources apart by their rows: two declarations that read one file have the same."""
-    columns = {"prompt", "completion", "messages", "answer"}
+    columns = {"prompt", "completion", "messages", "answer", "rows"}
     return declared.model_dump_json(exclude=columns)
 
 
@@ -188,8 +188,8 @@ def require_unchanged(job: Job, field: str) -> None:
     from runtime.fingerprint import fingerprint
 
     (record,) = job.description["recipe"]["inputs"][field]
-    content, path = record.get("content"), Path(getattr(job.input(field).declared, "path", ""))
-    if content and path.exists() and fingerprint(path) != content:
+    content, path = record.get("content"), getattr(job.input(field).declared, "path", None)
+    if content and path and Path(path).exists() and fingerprint(Path(path)) != content:
         raise JobError(f"{path} has changed since this job was planned; plan and submit again")
 
 
