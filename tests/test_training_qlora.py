@@ -18,8 +18,9 @@ from runtime.store import Store
 from runtime.training import state
 from runtime.training.quantized import four_bit
 from runtime.training_config import TrainingConfig
-from tests.support import made, run, scratch
-from tests.test_training_states import stop_at, wide
+from tests.support import declared, made, run, scratch
+from tests.test_training_reward import reward
+from tests.test_training_states import WIDE, stop_at, wide
 from tests.tiny import curve, digest, dpo, failure, preferences, sft, summary
 
 QLORA: dict[str, Any] = {
@@ -86,6 +87,15 @@ def test_in_bf16_and_with_dropout_it_stays_near_fp32(store: Store, tmp_path: Pat
     run(plain, full)
     for figure in ("parameters", "model_flops"):  # packed weights are counted whole
         assert summary(store, job)[figure] == summary(plain, full)[figure]
+
+
+def test_a_reward_model_keeps_its_head(store: Store) -> None:
+    from runtime.reward_models import load_reward_model
+
+    start = declared("models", {**WIDE, "chat": "human_assistant"}, "Model")
+    folder = run(store, reward(store, start=start, epochs=3, **QLORA))
+    assert curve(folder)[-1]["accuracy"] == 1.0
+    assert load_reward_model(folder / "model", torch.float32).score.weight.dtype == torch.float32
 
 
 def test_rows_that_are_no_whole_blocks_are_refused(store: Store) -> None:

@@ -38,16 +38,14 @@ class _Linear(bitsandbytes.nn.Linear4bit):
 
 
 def four_bit(lm: Any) -> None:
-    """Give a model linear layers of 4 bits (NF4, scales of 8 bits), but for the output.
+    """Give a model linear layers of 4 bits (NF4, scales of 8 bits), but for the output or a reward head.
 
     They are rounded when the model is moved to its device. Raises JobError where there is none, and where
     rows are no whole blocks, which bitsandbytes 0.50 unpacks wrongly on CPUs.
     """
-    found = [
-        (name, layer)
-        for name, layer in lm.named_modules()
-        if type(layer) is nn.Linear and layer is not lm.get_output_embeddings()
-    ]
+    kept = (lm.get_output_embeddings(), getattr(lm, "score", None))
+    layers = [(name, layer) for name, layer in lm.named_modules() if type(layer) is nn.Linear]
+    found = [(name, layer) for name, layer in layers if layer not in kept]
     if not found:
         raise JobError(f"{type(lm).__name__} has no linear layers of torch: leave out `lora.quantize`")
     for name, layer in found:

@@ -1,7 +1,7 @@
 """Optimizers whose states are bf16, rounded up or down at random so that they are right on average.
 
 Rounded to the nearest, a state that changes by less than a 512th of itself would stay as it is: with a
-decay of 0.999 the second moment would stop at a third of its value. What is drawn follows from seed, step
+decay of 0.999 the second moment would stop at two fifths of its value. What is drawn follows from seed, step
 and parameter, so that a run that goes on draws what it would have drawn. Weights are fp32, and each step is
 computed in fp32 before its states are rounded.
 """
