@@ -132,7 +132,7 @@ def by_alignc(folder: Path, url: str, in_flight: int, many: int) -> Callable[[],
     from tests.support import describe
 
     limits = {"concurrency": in_flight} if in_flight else {}
-    llm = {"provider": "openai", "model": "judge", "base_url": url, "limits": limits}
+    llm = {"provider": "openai", "model": "judge", "base_url": url, "limits": limits, "shared": False}
     data = {"type": "Completions", "kind": "demonstrate", "path": "data.jsonl"}
     inputs = {
         field: {**data, "name": side, "key": KEYS[side]} for field, side in zip("ab", SIDES, strict=True)
@@ -145,7 +145,10 @@ def by_alignc(folder: Path, url: str, in_flight: int, many: int) -> Callable[[],
         shutil.rmtree(store.artifact("label", job["key"]), ignore_errors=True)  # an earlier run's
         if run_job(store, job):
             raise SystemExit("the job failed; what it says is above")
-        return int(store.manifest("label", job["key"])["summary"]["decided"])
+        summary = store.manifest("label", job["key"])["summary"]
+        if summary["requests"] != summary["decided"]:
+            raise SystemExit(f"not every verdict was asked for: {summary}")
+        return int(summary["decided"])
 
     return run
 
