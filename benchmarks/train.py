@@ -6,6 +6,7 @@ The rows are answers of two language models to the same instructions (AlpacaEval
 lengths spread as real ones do. Each run is a process of its own that makes the model from its seed; timed
 are the steps (with the reference's log-probabilities, where the run computes them), not the start. What
 comes out is measured by one program for all: the mean loss a token (or pair) over the training rows.
+`of the peak` is the share that the model's FLOPs take of what a large matrix product reaches on this device.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 LONGEST = 512
 BATCH = 8
 RATE = {"sft": 1e-3, "dpo": 1e-5}
+PEAK = "peak"
 SYSTEMS = ("alignc", "alignc padded", "TRL defaults", "TRL best settings")
 
 
@@ -217,8 +219,39 @@ def child(system: str, task: str, folder: Path, epochs: int, precision: str) -> 
         return {
             "tokens_per_s": useful / _SECONDS[0],
             "seconds": _SECONDS[0],
+            "flops_per_s": epochs * needed_flops(folder / "model", examples, task) / _SECONDS[0],
             "loss": final_loss(model, folder / "model", examples, task),
         }
+
+
+def needed_flops(model: Path, examples: Sequence[Any], task: str) -> float:
+    """What the model needs for a pass over the examples; DPO's reference goes forward only, a third of it."""
+    import torch
+
+    from runtime.models import load_model
+    from runtime.training.flops import flops, rates_of, work_of
+
+    rates = rates_of(load_model(model, torch.float32))
+    assert rates is not None
+    return flops(rates, work_of(examples)) * (4 / 3 if task == "dpo" else 1)
+
+
+def peak(precision: str) -> dict[str, float]:
+    """FLOP/s of a large matrix product in this precision: the best of ten."""
+    import torch
+
+    torch.set_num_threads(threads())
+    cuda = torch.cuda.is_available()
+    size, kind = (8192 if cuda else 2048), (torch.bfloat16 if precision == "bf16" else torch.float32)
+    a, b = (torch.randn(size, size, device="cuda" if cuda else "cpu", dtype=kind) for _ in range(2))
+    best = float("inf")
+    for _ in range(10):
+        started = time.perf_counter()
+        a @ b
+        if cuda:
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return {"flops_per_s": 2 * size**3 / best}
 
 
 def final_loss(model: Path, start: Path, examples: Sequence[Any], task: str) -> float:
@@ -263,7 +296,7 @@ def prepared(shape: str, files: Sequence[Path], count: int) -> Any:
         yield Path(name)
 
 
-def measure(system: str, task: str, folder: Path, args: argparse.Namespace) -> dict[str, float]:
+def measure(system: str, task: str, folder: Path | str, args: argparse.Namespace) -> dict[str, float]:
     command = [sys.executable, __file__, "--child", system, "--task", task, "--folder", str(folder)]
     command += ["--epochs", str(args.epochs), "--precision", args.precision]
     done = subprocess.run(
@@ -298,9 +331,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        print(json.dumps(child(args.child, args.task, args.folder, args.epochs, args.precision)))
+        if args.child == PEAK:
+            print(json.dumps(peak(args.precision)))
+        else:
+            print(json.dumps(child(args.child, args.task, args.folder, args.epochs, args.precision)))
         return
     began, rows, systems = machine(), [], args.systems.split(",")
+    reached = measure(PEAK, "", "", args)["flops_per_s"]
     for shape in args.shapes.split(","):
         with prepared(shape, args.data, args.rows) as folder:
             for task in args.tasks.split(","):
@@ -314,10 +351,14 @@ def main() -> None:
                     loss = median(run["loss"] for run in found[system])
                     ours = median(run["tokens_per_s"] for run in found[systems[0]])
                     times = "" if system == systems[0] else f"{ours / rate:.2f}"
-                    rows.append([shape, task.upper(), system, f"{rate:,.0f}", times, f"{loss:.4f}"])
-    header = ["model", "task", "system", "useful tokens/s", "the first is faster by", "loss after"]
+                    share = median(run["flops_per_s"] for run in found[system]) / reached
+                    told = [f"{rate:,.0f}", times, f"{100 * share:.1f} %", f"{loss:.4f}"]
+                    rows.append([shape, task.upper(), system, *told])
+    header = ["model", "task", "system", "useful tokens/s", "the first is faster by"]
+    header += ["of the peak", "loss after"]
     work = f"{args.rows} rows, {args.epochs} epoch(s), batch {BATCH}, {args.precision}"
-    text = f"{began}; {work}, medians of {args.repeats}.\n\n"
+    text = f"{began}; {work}, medians of {args.repeats}; "
+    text += f"a matrix product reaches {reached / 1e12:.3g} TFLOP/s.\n\n"
     text += markdown(header, rows, words={0, 1, 2})
     print(text)
     if args.write:
