@@ -120,4 +120,5 @@ def test_training_is_measured_beside_trl(tmp_path: Path) -> None:
     assert [row[:3] for row in rows] == [
         ["tiny", "SFT", system] for system in ("alignc", "TRL best settings")
     ]
-    assert float(rows[0][5]) == pytest.approx(float(rows[1][5]), abs=0.05)
+    assert 0 < float(rows[0][5].removesuffix(" %")) < 100  # of the peak
+    assert float(rows[0][6]) == pytest.approx(float(rows[1][6]), abs=0.05)
