@@ -22,6 +22,7 @@ from runtime.files import read_json, read_rows, write_rows
 from runtime.interchange.alpaca_eval import read_leaderboard
 from runtime.interchange.preferences import as_messages, pair_of
 from runtime.job import JobError
+from runtime.judging import coin
 from runtime.sources import read
 from runtime.statistics.estimates import win_rate
 from runtime.store import Store
@@ -244,6 +245,10 @@ def test_annotations_score_as_the_stage_did(made: tuple[Program, Store, Path]) -
     path = written(made, "annotations", "score[seed=0]")
     (found,) = gather(Asked((path,), resamples=10)).scores
     assert (found.name, found.baseline) == ("wrong[seed=0]", "right")
+    orders = {
+        row["instruction"]: row["is_switched_outputs"] for row in read_json(path) if row["raw_completion"]
+    }
+    assert orders == {prompt: coin(prompt, 0) for prompt in orders} and len({*orders.values()}) == 2
     metrics = read_json(artifact(made, "score[seed=0]") / "metrics.json")
     row = found.row()
     assert {name: row[name] for name in metrics if name in row} == {

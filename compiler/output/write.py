@@ -158,6 +158,7 @@ def _annotations(one: Sealed, name: str) -> list[dict[str, Any]]:
             "preference": row["preference"],
             "raw_completion": row["replies"][0] if len(row["replies"]) == 1 else row["replies"] or None,
             "version": row["judge"],
+            "is_switched_outputs": row["shown"][0] == "ba" if len({*row["shown"]}) == 1 else None,
             "reason": row["reason"],
         }
         for id_, row in read_by_id(path, "prompt").items()
