@@ -222,7 +222,7 @@ Source = Annotated[
 class Limits(Frozen):
     """How hard one may press a provider; never changes what it answers."""
 
-    concurrency: int = speed(16, doc="requests in flight", ge=1)
+    concurrency: int = speed(32, doc="most requests in flight", ge=1)
     requests_per_minute: int | None = speed(
         None, doc="requests a minute; none: by the server's headers", ge=1
     )

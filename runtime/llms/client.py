@@ -366,7 +366,8 @@ def ask_all(
         )
     for number in caught:
         _pass_on(number)
-    return {id_: ledger.outcomes[key] for id_, key in keys.items()}
+    outcomes = {key: ledger.outcomes[key] for key in distinct}
+    return {id_: outcomes[key] for id_, key in keys.items()}
 
 
 def _run(declaration: LLM, todo: Sequence[tuple[str, Request]], ledger: Ledger, tell: Progress) -> list[int]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -101,6 +101,56 @@ def readable(raw: bytes) -> dict[str, Any] | None:
         return None
 
 
+class Settled(Mapping[str, Outcome]):
+    """The last outcome of each content key. Their places are held in memory, they themselves in the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._places: dict[str, int] = {}
+
+    def place(self, key: str, place: int) -> None:
+        self._places[key] = place
+
+    def clear(self) -> None:
+        self._places.clear()
+
+    def __getitem__(self, key: str) -> Outcome:
+        place = self._places[key]
+        with self._path.open("rb") as file:
+            file.seek(place)
+            return decode(json.loads(file.readline()))
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Sums over what was asked and paid; `unpriced` counts what has no price."""
+
+    replies: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+    unpriced: int = 0
+
+    def count(self, outcome: Outcome, times: int = 1) -> None:
+        """Add an outcome; -1 times takes it back."""
+        if isinstance(outcome, Failure) and outcome.usage == Usage():
+            return
+        self.replies += times * isinstance(outcome, Reply)
+        self.input_tokens += times * outcome.usage.input_tokens
+        self.output_tokens += times * outcome.usage.output_tokens
+        self.cost_usd += times * (outcome.cost_usd or 0.0)
+        self.unpriced += times * (outcome.cost_usd is None)
+
+
 class Ledger:
     """The settled requests of one job. Opening repairs what a crash left behind."""
 
@@ -110,25 +160,48 @@ class Ledger:
         self.shelf = shelf  # where answers are shared with other jobs
         self.answers: Answers | None = None  # those of the model that is asked now
         self.shared: set[str] = set()  # content keys of replies that another job was given
-        self.outcomes: dict[str, Outcome] = {}  # content key -> the last outcome
+        self.outcomes = Settled(path)
         self.usd = 0.0  # spent so far, over all tries
-        self._load()
+        self._tally = Tally()
+        self._size = 0  # of the file
+        if not self._read():
+            self._mend()
+            self._read()
+        self._pay(self.usd)
         self._lines = Lines(path)
 
-    def _load(self) -> None:
-        """Read all lines; torn or damaged ones are dropped, and what they settled is asked again."""
-        raw = self.path.read_bytes() if self.path.exists() else b""
-        whole, _, torn = raw.rpartition(b"\n")
-        rows = whole.split(b"\n") if whole else []
-        lines = [(row, readable(row)) for row in rows]
-        for _, line in lines:
-            if line is not None:
-                self.outcomes[line["key"]] = decode(line)
-                self._pay(self.outcomes[line["key"]])
-                self.shared |= {line["key"]} if line.get("attempts") == 0 else set()
-        kept = [row for row, line in lines if line is not None]
-        if torn or len(kept) < len(rows):
-            write_atomic(self.path, "".join(row.decode() + "\n" for row in kept))
+    def _read(self) -> bool:
+        """Take in all lines; False where one is torn or damaged."""
+        self.outcomes.clear()
+        self.shared.clear()
+        self.usd, self._tally, self._size = 0.0, Tally(), 0
+        if not self.path.exists():
+            return True
+        with self.path.open("rb") as file:
+            for raw in file:
+                line = readable(raw) if raw.endswith(b"\n") else None
+                if line is None:
+                    return False
+                self._note(line["key"], decode(line), len(raw), line.get("attempts", 1))
+        return True
+
+    def _mend(self) -> None:
+        """Drop torn and damaged lines: what they settled is asked again."""
+        with self.path.open("rb") as file:
+            kept = (raw.decode() for raw in file if raw.endswith(b"\n") and readable(raw) is not None)
+            write_atomic(self.path, "".join(kept))
+
+    def _note(self, key: str, outcome: Outcome, size: int, attempts: int) -> None:
+        """Take in a line of so many bytes at the end of the file."""
+        if key in self.outcomes and key not in self.shared:
+            self._tally.count(self.outcomes[key], -1)
+        self.outcomes.place(key, self._size)
+        self._size += size
+        self.usd += outcome.cost_usd or 0.0
+        if not attempts and isinstance(outcome, Reply):
+            self.shared.add(key)
+        if key not in self.shared:
+            self._tally.count(outcome)
 
     def reply(self, key: str) -> Reply | None:
         """The recorded reply to a content key; a recorded failure counts for nothing."""
@@ -137,29 +210,20 @@ class Ledger:
 
     def append(self, request: Request, key: str, outcome: Outcome, attempts: int) -> None:
         """Settle a request at once; no attempts: somebody else had asked it, and shares the answer."""
-        self.outcomes[key] = replace(outcome, raw={}) if isinstance(outcome, Reply) else outcome
-        self._pay(outcome)
         line = encode(request, key, outcome, attempts)
-        self._lines.append(line)
+        self._note(key, outcome, self._lines.append(line), attempts)
+        self._pay(outcome.cost_usd or 0.0)
         if self.answers is not None and attempts and isinstance(outcome, Reply):
             self.answers.add(key, line)
 
-    def _pay(self, outcome: Outcome) -> None:
-        self.usd += outcome.cost_usd or 0.0
+    def _pay(self, usd: float) -> None:
         if self.purse is not None:
-            self.purse.own += outcome.cost_usd or 0.0
+            self.purse.own += usd
 
     def totals(self) -> Totals:
-        asked = [outcome for key, outcome in self.outcomes.items() if key not in self.shared]
-        paid = [o for o in asked if isinstance(o, Reply) or o.usage != Usage()]
-        costs = [o.cost_usd for o in paid]
-        return Totals(
-            replies=sum(isinstance(o, Reply) for o in paid),
-            input_tokens=sum(o.usage.input_tokens for o in paid),
-            output_tokens=sum(o.usage.output_tokens for o in paid),
-            cost_usd=None if None in costs else sum(c for c in costs if c is not None),
-            shared=len(self.shared),
-        )
+        told = self._tally
+        cost = None if told.unpriced else round(told.cost_usd, 12)  # what was taken back leaves dust
+        return Totals(told.replies, told.input_tokens, told.output_tokens, cost, len(self.shared))
 
     def sync(self) -> None:
         self._lines.sync()
@@ -182,7 +246,6 @@ class Ledger:
         reply = self.answers.take(key) if self.answers is not None else None
         if reply is not None:
             self.append(request, key, reply, 0)
-            self.shared.add(key)
         return reply
 
     @property

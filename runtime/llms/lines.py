@@ -20,13 +20,15 @@ class Lines:
         self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         self._synced = time.monotonic()
 
-    def append(self, line: Mapping[str, Any]) -> None:
-        """One write, so that a killed process leaves a whole line or a torn last one."""
+    def append(self, line: Mapping[str, Any]) -> int:
+        """One write, so that a killed process leaves a whole line or a torn last one. Returns its bytes."""
         left = (json.dumps(line, ensure_ascii=False) + "\n").encode()
+        size = len(left)
         while left:
             left = left[os.write(self._handle, left) :]
         if time.monotonic() - self._synced > SYNC_S:
             self.sync()
+        return size
 
     def sync(self) -> None:
         os.fsync(self._handle)
