@@ -28,7 +28,7 @@ def _title(table: Table) -> str:
 def _plain(table: Table) -> str:
     shown = grid(table)
     lines = [_title(table), "", *_columns(shown), ""]
-    lines += notes(table)
+    lines += ["*" + note.removeprefix("Bold") if note.startswith("Bold: ") else note for note in notes(table)]
     told = findings(table)
     if told:
         lines += ["", *(f"{MARKS[finding.verdict]} {finding.text}" for finding in told)]

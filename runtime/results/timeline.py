@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from runtime.results.jobs import Job
 
 WIDTH = 1000.0  # of the chart, in its own units
 GAP = 0.015  # share of the width that a time without any job takes, however long it was
+PAUSE = 0.01  # share of the work that a time without any job must take to be left out
 SHORTEST = 1.5  # width of a bar that would else not be seen
 
 
@@ -55,7 +56,7 @@ def timeline_of(jobs: Mapping[str, Job], most: int) -> Timeline | None:
         return None
     critical = critical_path(ran)
     on_path = {job.id for job in critical}
-    busy = _busy(_span(job) for job in ran.values())
+    busy = _busy([_span(job) for job in ran.values()])
     total = sum(end - start for start, end in busy) or 1.0
     scale = WIDTH * (1 - min(GAP * (len(busy) - 1), 0.5)) / total
     gap = (WIDTH - scale * total) / max(1, len(busy) - 1)
@@ -78,11 +79,12 @@ def _span(job: Job) -> tuple[float, float]:
     return start, start + (job.wall_s or 0.0)
 
 
-def _busy(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The times in which anything ran, those that touch joined."""
+def _busy(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The times in which anything ran; short pauses between jobs are part of them."""
+    pause = PAUSE * sum(end - start for start, end in spans)
     found: list[tuple[float, float]] = []
     for start, end in sorted(spans):
-        if found and start <= found[-1][1]:
+        if found and start <= found[-1][1] + pause:
             found[-1] = (found[-1][0], max(end, found[-1][1]))
         else:
             found.append((start, end))

@@ -176,7 +176,7 @@ def notes(table: Table) -> list[str]:
     said = [_reading(table), *missing_notes(table)]
     if any(cell.best for _, _, cell in _cells(table)):
         beside = "row" if table.row_header else "column"
-        said.append(f"Bold (plain text: *): ahead of every other of its {beside} (paired 95% intervals).")
+        said.append(f"Bold: ahead of every other of its {beside} (paired 95% intervals).")
     sources = {
         cell.published.source for _, _, cell in _cells(table) if cell.published and cell.published.source
     }
