@@ -32,7 +32,6 @@ axes:
     alone: {nodes: 1, parallel: {}, length: 128}
     ddp: {nodes: 2, parallel: {processes: 4}, length: 129}
     zero2: {nodes: 2, parallel: {processes: 4, deepspeed: zero2}, length: 130}
-    zero3: {nodes: 2, parallel: {processes: 4, deepspeed: zero3}, length: 131}
 models:
   fresh: {init: {hidden_size: 32, layers: 1, heads: 2, intermediate_size: 64, max_positions: 256}}
 llms:
@@ -64,7 +63,7 @@ stages:
           parallel: "${how.parallel}",
           resources: {nodes: "${how.nodes}", minutes: 10}}
 """
-SPREAD = ("ddp", "zero2", "zero3")
+SPREAD = ("ddp", "zero2")  # ZeRO-3 over processes is tested on one node
 
 
 class Study:
