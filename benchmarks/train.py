@@ -259,8 +259,7 @@ def final_loss(model: Path, start: Path, examples: Sequence[Any], task: str) -> 
     import torch
 
     from runtime.models import load_model
-    from runtime.training.batches import lay_out
-    from runtime.training.dpo import lay_out_pairs
+    from runtime.training.batches import lay_out, lay_out_pairs
     from runtime.training.losses import dpo_loss, sequence_sums
     from runtime.training.scoring import Scorer
 

@@ -16,3 +16,9 @@ def uniforms(seed: int, name: str, count: int) -> NDArray[np.float64]:
     key = int.from_bytes(hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest(), "big")
     words = np.random.Philox(key=key).random_raw(count)
     return np.asarray((words >> np.uint64(11)) * 2.0**-53, np.float64)
+
+
+def generator_seed(*told: str | int) -> int:
+    """A seed for a library's generator, of 56 bits."""
+    name = "/".join(map(str, told))
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "big")

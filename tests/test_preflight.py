@@ -14,9 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from runtime.job import open_job
 from runtime.store import Store
 from runtime.training import preflight
-from runtime.training.batches import lay_out
+from runtime.training.batches import lay_out, lay_out_pairs
 from runtime.training.data import Counts, Example, Tokens, order, split
-from runtime.training.dpo import lay_out_pairs
 from runtime.training.preflight import Bar, Batches, Fate, Memory, Shape, look
 from runtime.training.scoring import Scorer
 from runtime.training_config import TrainingConfig

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from compiler.errors import UsageError
 from compiler.output.describe import describe_jobs, describe_tables
+from compiler.output.fresh import fresh_folder
 from compiler.planning.plan import Plan
 from compiler.site.profile import Profile
 from compiler.site.shell import python_inside
@@ -82,19 +81,12 @@ def _tasks(plan: Plan) -> list[dict[str, Any]]:
 
 def write_export(plan: Plan, profile: Profile, store: Store, folder: Path) -> None:
     """Write the export; the folder appears whole or not at all. Raises UsageError where it holds anything."""
-    folder = folder.resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already: name a new folder, or an empty one")
-    files = dict(exported(plan, profile, store))
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    try:
-        (draft / "logs").mkdir(parents=True)
+    with fresh_folder(folder) as draft:
+        files = dict(exported(plan, profile, store))
+        (draft / "logs").mkdir()
         for name, text in files.items():
             path = draft / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
             if path.suffix == ".sh":
                 path.chmod(0o755)
-        draft.rename(folder)
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be written: {error.strerror}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -13,6 +12,7 @@ from typing import Any, Literal
 from compiler.errors import UsageError
 from compiler.graph import Node
 from compiler.output.describe import describe_tables
+from compiler.output.fresh import fresh_folder
 from compiler.program import Program, input_files
 from runtime.files import read_json, write_json
 from runtime.provenance import code_version
@@ -35,15 +35,10 @@ def publish(program: Program, store: Store, folder: Path, held: With, words: str
     from runtime.results.everything import load_results
     from runtime.results.write import write_loaded
 
-    folder = folder.resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already: name a new folder, or an empty one")
     nodes = dict(_sealed(program, store))
     if not nodes:
         raise UsageError("nothing of this study is made yet: `alignc run` or `alignc submit` it first")
-    draft = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    try:
-        draft.mkdir(parents=True)
+    with fresh_folder(folder) as draft:
         lacking = _copy_files(program, draft, data=held in ("data", "all"))
         write_json(draft / LOCK, _lock(program, store, nodes, lacking))
         for index, key in nodes.items():
@@ -63,11 +58,6 @@ def publish(program: Program, store: Store, folder: Path, held: With, words: str
             tables=bool(program.tables),
         )
         (draft / "README.md").write_text(readme, encoding="utf-8")
-        draft.rename(folder)
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return len(kept), size
 
 

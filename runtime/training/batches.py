@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from runtime.training.data import Tokens
+from runtime.training.data import Example, Tokens
 
 # Attention works on rows. Shorter rows are computed apart where that saves so many places.
 _WORTH = 1024
@@ -175,3 +175,11 @@ def _supervised(
         torch.from_numpy(np.concatenate([s.ids[s.prompt :] for s in sequences]).astype(np.int64)),
         torch.arange(int(counts.max())) < counts[:, None],
     )
+
+
+def lay_out_pairs(
+    examples: Sequence[Example], items: Sequence[int], *, padded: bool, whole: bool = False
+) -> Batch:
+    """All chosen, then all rejected sequences of the items, as `lay_out` puts them into a batch."""
+    sequences = [examples[item].sequences[side] for side in (0, 1) for item in items]
+    return lay_out(sequences, pairs=True, padded=padded, whole=whole)

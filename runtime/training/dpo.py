@@ -15,7 +15,7 @@ from torch import Tensor
 from runtime.files import read_rows, sync, write_atomic
 from runtime.job import Job, JobError
 from runtime.stages.dpo import Dpo
-from runtime.training.batches import Batch, lay_out
+from runtime.training.batches import lay_out_pairs
 from runtime.training.data import Example, data_digest, split
 from runtime.training.launch import carry_out, end_run, open_run, work_on
 from runtime.training.loop import Part
@@ -123,12 +123,6 @@ def pair_losses(config: Dpo, drift: Tensor, means: Tensor) -> Tensor:
     if config.loss == "simpo":
         return simpo_loss(means[0] - means[1], beta, config.gamma)
     return ipo_loss(margins if config.loss == "ipo" else means[0] - means[1], beta)
-
-
-def lay_out_pairs(examples: Sequence[Example], items: Sequence[int], *, padded: bool) -> Batch:
-    """All chosen, then all rejected sequences of the items."""
-    sequences = [examples[item].sequences[side] for side in (0, 1) for item in items]
-    return lay_out(sequences, pairs=True, padded=padded)
 
 
 def reference_logps(job: Job, examples: Sequence[Example], backend: Backend) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from runtime.chat import Renderer
+from runtime.draws import generator_seed
 from runtime.files import write_json
 from runtime.job import Job, JobError
 from runtime.models import save_model
@@ -202,7 +202,7 @@ class Run:
         backend = self.backend
         if self.objective.dropout:
             torch.manual_seed(
-                _step_seed(self.config.seed, step, backend.rank)
+                generator_seed("dropout", self.config.seed, step, backend.rank)
             )  # so no state of it need be saved
         backend.set_rate(rate)
         shares: list[Tensor] = []
@@ -303,8 +303,3 @@ class Run:
             "processes": self.backend.world,
             "device": device,
         }
-
-
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    told = hashlib.blake2b(f"dropout/{seed}/{step}/{rank}".encode(), digest_size=7).digest()
-    return int.from_bytes(told, "big")

@@ -13,7 +13,7 @@ from runtime.job import Job
 from runtime.models import reopen
 from runtime.reward_models import load_reward_model, probe_pooled, set_filler, start_reward_model
 from runtime.stages.reward import Reward
-from runtime.training.batches import lay_out
+from runtime.training.batches import lay_out_pairs
 from runtime.training.data import Example
 from runtime.training.launch import carry_out, end_run, open_run
 from runtime.training.loop import Part
@@ -34,8 +34,7 @@ class Ranking:
 
     def part(self, items: Sequence[int], weights: Mapping[int, float]) -> Part:
         """All chosen, then all rejected sequences of the items, with their last tokens."""
-        sequences = [self.examples[item].sequences[side] for side in (0, 1) for item in items]
-        batch = lay_out(sequences, pairs=True, padded=self.config.padding, whole=True)
+        batch = lay_out_pairs(self.examples, items, padded=self.config.padding, whole=True)
         return Part(batch, torch.tensor([weights[item] for item in items], dtype=torch.float32))
 
     def loss(self, logps: Tensor, part: Part) -> tuple[Tensor, Tensor]:

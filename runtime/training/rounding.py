@@ -8,11 +8,12 @@ computed in fp32 before its states are rounded.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from runtime.draws import generator_seed
 
 CHUNK = 1 << 24  # numbers that are computed at a time: what a step needs of memory beside the states
 
@@ -50,7 +51,9 @@ class _Rounded(torch.optim.Optimizer):
             own |= {name: torch.zeros_like(parameter, dtype=torch.bfloat16) for name in self.states}
         own["step"] += 1
         step = int(own["step"])
-        generator = torch.Generator(parameter.device).manual_seed(_draw(self.seed, step, number))
+        generator = torch.Generator(parameter.device).manual_seed(
+            generator_seed("rounding", self.seed, step, number)
+        )
         tensors = (parameter, parameter.grad.contiguous(), *(own[name] for name in self.states))
         for weights, gradient, *kept in zip(*map(_chunks, tensors), strict=True):
             exact = [values.float() for values in kept]
@@ -109,8 +112,3 @@ def _chunks(tensor: Any) -> tuple[Tensor, ...]:
     """Flat views of a tensor; of one that FSDP2 spreads over processes, of this one's part."""
     local = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return local.view(-1).split(CHUNK)
-
-
-def _draw(seed: int, step: int, number: int) -> int:
-    told = hashlib.blake2b(f"rounding/{seed}/{step}/{number}".encode(), digest_size=7).digest()
-    return int.from_bytes(told, "big")
