@@ -34,7 +34,7 @@ LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 SIDES = ("baseline", "answer")
 KEYS = {side: str(number) * 64 for number, side in enumerate(SIDES)}
 ALIGNC, RIVAL = "alignc", "alpaca_eval"
-DEFAULTS = {ALIGNC: 16, RIVAL: 5}  # requests at once
+DEFAULTS = {ALIGNC: 32, RIVAL: 5}  # requests at once
 ASKED: dict[str, Any] = {"model": "judge", "temperature": 0.0, "max_tokens": 50}
 
 Row = dict[str, str]
