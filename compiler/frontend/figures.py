@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, ValidationInfo, field_validator
 
 from compiler.errors import near
 from compiler.frontend.interpolate import Label
@@ -15,6 +15,7 @@ from runtime.fields import Frozen
 
 
 class _Figure(Frozen):
+    form: str = Field(description="this form")
     y_from: FiniteFloat = Field(
         0.0, description="where the y axis begins, which it says; lower where something lies below"
     )
@@ -23,11 +24,12 @@ class _Figure(Frozen):
     )
     dashed_y: FiniteFloat | None = Field(None, description="a dashed line across, at this value")
 
-    @model_validator(mode="after")
-    def _upwards(self) -> _Figure:
-        if self.y_to is not None and self.y_to <= self.y_from:
-            raise ValueError("`y_to` must lie above `y_from`")
-        return self
+    @field_validator("y_to")
+    @classmethod
+    def _upwards(cls, y_to: float | None, info: ValidationInfo) -> float | None:
+        if y_to is not None and y_to <= info.data.get("y_from", 0.0):
+            raise ValueError("it must lie above `y_from`")
+        return y_to
 
 
 class BarsFigure(_Figure):
@@ -61,7 +63,8 @@ class LinesFigure(_Figure):
 
 
 Point = Sequence[Label | None]
-UNLOGGED = "`scale: linear` or `even` has"
+UNLOGGED = "`scale: linear` or `even` has one"
+UNEVEN = "`scale: linear` has one"
 
 
 class Report(Protocol):
@@ -138,8 +141,8 @@ def _lines(told: LinesFigure, table: Drawn, report: Report) -> dict[str, Any] | 
     at = _at(told, table, lines, report)
     if at is None or None in places:
         return None
-    if told.scale == "log" and told.dashed_x is not None and told.dashed_x <= 0:
-        report("AC404", f"{told.dashed_x:g} has no place on a logarithmic scale", UNLOGGED, "dashed_x")
+    if told.dashed_x is not None and not _has_place(told.dashed_x, told, [*places, *(x for _, x in at)]):
+        report("AC404", f"{told.dashed_x:g} has no place on this axis", UNEVEN, "dashed_x")
         return None
     for line in dict.fromkeys(lines):
         found = {place for place, other in zip(places, lines, strict=True) if other == line}
@@ -173,6 +176,10 @@ def _place(label: Label | None, told: LinesFigure, x: str, report: Report) -> fl
         report("AC404", f"{label} has no place on a logarithmic scale", UNLOGGED, where)
         return None
     return number
+
+
+def _has_place(x: float, told: LinesFigure, places: Sequence[float | str | None]) -> bool:
+    return x > 0 if told.scale == "log" else x in places if told.scale == "even" else True
 
 
 def _at(

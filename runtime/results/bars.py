@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NUMBERED_IN = 0.26  # width of a bar above which numbers over bars do not collide
-HATCH = "////"
+LOST: dict[str, Any] = {"facecolor": "none", "edgecolor": INK, "linewidth": 0.8, "linestyle": (0, (2, 2))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,11 @@ class Bar:
         if self.on is None and self.beneath is None:
             return self.x, self.width
         return self.x + self.width / 4 * (1 if self.on else -1), self.width / 2
+
+    @property
+    def look(self) -> dict[str, Any]:
+        hatch = {"hatch": "////", "edgecolor": "white", "linewidth": 0} if self.hatched else {}
+        return {"facecolor": self.colour, **hatch}
 
     @property
     def filled(self) -> tuple[float, float]:
@@ -160,16 +165,14 @@ def _draw_bars(axes: Axes, panel: Panel, table: Table, scale: Scale, row_in: flo
     numbered = all(bar.width * row_in >= NUMBERED_IN for bar in panel.bars)
     for bar in panel.bars:
         _draw_bar(axes, bar, panel.metric, table, scale)
-        if numbered and bar.cell.value is not None and bar.lost is None and not _has_value(bar.beneath):
+        covered = bar.beneath is not None and bar.beneath.members
+        if numbered and bar.cell.value is not None and bar.lost is None and not covered:
             marked = [bar.cell, bar.on] if bar.on else [bar.cell]
             axes.annotate(
                 number(bar.cell.value, panel.metric.decimals), (bar.x, _above(marked, scale)), xytext=(0, 3),
                 textcoords="offset points", ha="center", va="bottom", fontsize=7.5,
             )  # fmt: skip
-
-
-def _has_value(cell: Cell | None) -> bool:
-    return cell is not None and cell.value is not None
+        _draw_published(axes, bar)
 
 
 def _draw_bar(axes: Axes, bar: Bar, metric: Metric, table: Table, scale: Scale) -> None:
@@ -180,17 +183,14 @@ def _draw_bar(axes: Axes, bar: Bar, metric: Metric, table: Table, scale: Scale) 
             foot = bar.on.value or 0.0 if bar.on else 0.0
             axes.text(
                 middle, max(foot, scale.low) + scale.span * 0.02, cell_text(cell, metric, table.over),
-                rotation=90, fontsize=7.5, ha="center", va="bottom", style="italic", zorder=6,
+                rotation=90, fontsize=7.5, ha="center", va="bottom", style="italic",
             )  # fmt: skip
     else:
         start, end = bar.filled
-        look: dict[str, Any] = {"hatch": HATCH, "edgecolor": "white", "linewidth": 0} if bar.hatched else {}
-        axes.bar(bar.x, end - start, bar.width * 0.92, start, color=bar.colour, **look)
+        axes.bar(bar.x, end - start, bar.width * 0.92, start, **bar.look)
         if bar.lost:
-            axes.bar(
-                bar.x, bar.lost[1] - bar.lost[0], bar.width * 0.92, bar.lost[0], facecolor="none",
-                edgecolor=INK, linewidth=0.8, linestyle=(0, (2, 2)),
-            )  # fmt: skip
+            start, end = bar.lost
+            axes.bar(bar.x, end - start, bar.width * 0.92, start, **LOST)
         low, high = cell.interval or (value, value)
         if high > low:
             ends = [[value - low], [high - value]]
@@ -201,7 +201,11 @@ def _draw_bar(axes: Axes, bar: Bar, metric: Metric, table: Table, scale: Scale) 
                 _spread(middle, width, len(seeds)), seeds, linestyle="", marker="o", markersize=3.0,
                 markerfacecolor="white", markeredgecolor=INK, markeredgewidth=0.7, zorder=5,
             )  # fmt: skip
-    if published := cell.published:
+
+
+def _draw_published(axes: Axes, bar: Bar) -> None:
+    middle, width = bar.lane
+    if published := bar.cell.published:
         half = quantile95() * (published.standard_error or 0.0)
         axes.errorbar(
             middle + width * 0.32, published.value, yerr=half or None, color=INK, linewidth=0.7,
@@ -245,16 +249,7 @@ def _handles(panel: Panel) -> list[Any]:
 
     if len(panel.series) == 1:
         return []
-    looks: list[dict[str, Any]] = [
-        {"hatch": HATCH, "edgecolor": "white", "linewidth": 0} if bar.hatched else {} for bar in panel.bars
-    ]
-    handles = [
-        Patch(facecolor=colour, label=label, **look)
-        for (label, colour), look in zip(panel.series, looks, strict=False)
-    ]
+    first_row = zip(panel.series, panel.bars, strict=False)
+    handles = [Patch(label=label, **{"edgecolor": bar.colour, **bar.look}) for (label, _), bar in first_row]
     lost = {bar.colour for bar in panel.bars if bar.lost}
-    for label, colour in panel.series:
-        if colour in lost:
-            dashed: dict[str, Any] = {"edgecolor": INK, "linewidth": 0.8, "linestyle": (0, (2, 2))}
-            handles.append(Patch(facecolor="none", label=f"lost by {label}", **dashed))
-    return handles
+    return handles + [Patch(label=f"lost by {label}", **LOST) for label, c in panel.series if c in lost]

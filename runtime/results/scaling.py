@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from runtime.results.description import LinesSpec
@@ -28,26 +28,39 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Transform
 
 MARKERS = ("o", "s", "^", "v", "P", "X", "p", "h")  # told apart in grey; diamonds are published values
+DASHES = ((0, (4, 3)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))  # of values that hold for all of x
 BESIDE_PT = 4.5  # of seeds (left) and published values (right) from their point
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Cells by place. `flat`: one cell, for a value that does not vary along x."""
+    """Cells by place; its number says how it looks. `flat`: one cell, whose value holds for all of x."""
 
     label: str
-    colour: str
-    marker: str
+    number: int
     points: tuple[tuple[float, Cell], ...]
     flat: bool = False
+
+    @property
+    def colour(self) -> str:
+        return PALETTE[self.number % len(PALETTE)]
+
+    @property
+    def look(self) -> dict[str, Any]:
+        if self.flat:
+            dashes = DASHES[self.number % len(DASHES)]
+            return {"color": self.colour, "linewidth": 1.4, "linestyle": dashes}
+        marker = MARKERS[self.number % len(MARKERS)]
+        return {"color": self.colour, "linewidth": 1.6, "marker": marker, "markersize": 5.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """Lines of one metric over ticks: places and what stands there."""
+    """Lines of one metric over ticks: places and what stands there. `dashed`: a place of interest."""
 
     metric: Metric
     ticks: tuple[tuple[float, str], ...]
+    dashed: float | None
     lines: tuple[Line, ...]
 
 
@@ -71,11 +84,11 @@ def _panel(table: Table, told: LinesSpec, metric: Metric) -> Panel:
         points = list(zip([places[told.rows[r].x] for r in rows], cells, strict=True))
         points += [(places[x], table.rows[rows[0]].cells[i]) for i, x in at if not flat]
         points = points[:1] if flat else sorted(points, key=lambda point: point[0])
-        n = len(lines)
-        lines.append(Line(name, PALETTE[n % len(PALETTE)], MARKERS[n % len(MARKERS)], tuple(points), flat))
+        lines.append(Line(name, len(lines), tuple(points), flat))
     names: dict[float | str, str] = {x: f"\n{table.columns[i].label}" for i, x in at}
     ticks = ((place, _shown(x, told) + names.get(x, "")) for x, place in places.items())
-    return Panel(metric, tuple(sorted(ticks)), tuple(lines))
+    dashed = None if told.dashed_x is None else places.get(told.dashed_x, told.dashed_x)
+    return Panel(metric, tuple(sorted(ticks)), dashed, tuple(lines))
 
 
 def _runs(table: Table, told: LinesSpec, columns: Sequence[int]) -> Iterator[tuple[int, str, Sequence[int]]]:
@@ -141,7 +154,8 @@ def _set_x(axes: Axes, panel: Panel, told: LinesSpec, width_in: float) -> None:
     if told.scale == "log":
         axes.set_xscale("log")
     places = [place for place, _ in panel.ticks]
-    ends = (axes.transScale.transform((x, 1.0))[0] for x in (places[0], places[-1]))
+    reach = [*places, *filter(None, [panel.dashed])]
+    ends = (axes.transScale.transform((x, 1.0))[0] for x in (min(reach), max(reach)))
     first, last = (float(end) for end in ends)
     margin = 0.06 * (last - first)
     undo = axes.transScale.inverted().transform
@@ -149,8 +163,8 @@ def _set_x(axes: Axes, panel: Panel, told: LinesSpec, width_in: float) -> None:
     axes.set_xticks(places, [label for _, label in panel.ticks])
     axes.minorticks_off()
     axes.set_xlabel(f"{told.x_title} (%)" if told.x_percent else told.x_title)
-    if told.dashed_x is not None:
-        axes.axvline(told.dashed_x, **DASHED)
+    if panel.dashed is not None:
+        axes.axvline(panel.dashed, **DASHED)
 
 
 def _shifted(axes: Axes, points: float) -> Transform:
@@ -163,10 +177,7 @@ def _shifted(axes: Axes, points: float) -> Transform:
 def _draw_line(axes: Axes, line: Line, aside: float) -> None:
     xs = [x for x, _ in line.points]
     values = [float("nan") if cell.value is None else cell.value for _, cell in line.points]
-    axes.plot(
-        xs, values, color=line.colour, linewidth=1.6, marker=line.marker, markersize=5.0,
-        transform=_shifted(axes, aside), zorder=3,
-    )  # fmt: skip
+    axes.plot(xs, values, **line.look, clip_on=False, transform=_shifted(axes, aside), zorder=3)
     for x, cell in line.points:
         if cell.value is None:
             continue
@@ -193,7 +204,7 @@ def _draw_published(axes: Axes, line: Line, aside: float) -> None:
             axes.errorbar(
                 [x], [published.value], yerr=half or None, color=line.colour, linewidth=0.7, capsize=1.5,
                 marker="D", markersize=4.0, markerfacecolor="white", markeredgewidth=0.9, zorder=5,
-                transform=_shifted(axes, aside + BESIDE_PT),
+                clip_on=False, transform=_shifted(axes, aside + BESIDE_PT),
             )  # fmt: skip
 
 
@@ -201,21 +212,22 @@ def _draw_flat(axes: Axes, line: Line, panel: Panel) -> None:
     """A value for all of x: a dashed line in its interval's band, a published value at the right."""
     ((_, cell),) = line.points
     if cell.value is not None:
-        axes.axhline(cell.value, **{**DASHED, "color": line.colour, "linewidth": 1.4})
+        axes.axhline(cell.value, **line.look, zorder=1.5)
         if cell.interval:
             axes.axhspan(*cell.interval, color=line.colour, alpha=0.12, linewidth=0)
-    _draw_published(axes, Line("", line.colour, "", ((panel.ticks[-1][0], cell),)), BESIDE_PT)
+    _draw_published(axes, replace(line, points=((panel.ticks[-1][0], cell),)), BESIDE_PT)
 
 
 def _say_missing(axes: Axes, panel: Panel, over: Sequence[str], scale: Scale) -> None:
     """Words where a line has a gap."""
     gaps: dict[float, dict[str, str]] = {}
-    for line in panel.lines:
+    lines = [line for line in panel.lines if not line.flat]
+    for line in lines:
         for x, cell in line.points:
-            if cell.value is None and cell.members and not line.flat:
+            if cell.value is None and cell.members:
                 gaps.setdefault(x, {})[line.label] = cell_text(cell, panel.metric, over)
     for x, said in gaps.items():
-        alike = len(said) == len(panel.lines) and len(set(said.values())) == 1
+        alike = len(said) == len(lines) and len(set(said.values())) == 1
         words = [*said.values()][:1] if alike else [f"{label}: {text}" for label, text in said.items()]
         axes.text(
             x, scale.low + scale.span * 0.02, "\n".join(words), rotation=90, fontsize=7.5, ha="center",
@@ -229,9 +241,4 @@ def _handle(line: Line, metric: Metric, over: Sequence[str]) -> Any:
     ((_, cell), *_) = line.points
     missing = line.flat and cell.value is None
     label = f"{line.label} ({cell_text(cell, metric, over)})" if missing else line.label
-    if line.flat:
-        return Line2D([], [], label=label, **{**DASHED, "color": line.colour, "linewidth": 1.4})
-    return Line2D(
-        [], [], color=line.colour, linewidth=1.6, marker=line.marker, markersize=5.0,
-        label=label,
-    )  # fmt: skip
+    return Line2D([], [], label=label, **line.look)

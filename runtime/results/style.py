@@ -23,7 +23,7 @@ FAINT = "#d4d4d8"
 STYLE = {
     "font.family": "DejaVu Sans", "font.size": 9.0, "text.color": INK, "axes.labelcolor": INK,
     "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK, "grid.color": FAINT,
-    "svg.hashsalt": "alignc", "svg.fonttype": "path", "pdf.fonttype": 42,
+    "text.parse_math": False, "svg.hashsalt": "alignc", "svg.fonttype": "path", "pdf.fonttype": 42,
 }  # fmt: skip
 # Dates and versions would make equal figures differ.
 METADATA: dict[str, dict[str, Any]] = {
