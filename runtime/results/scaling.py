@@ -147,7 +147,7 @@ def _draw_panel(axes: Axes, panel: Panel, table: Table, width_in: float) -> None
             _draw_line(axes, line, aside)
     _say_missing(axes, panel, table.over, scale)
     handles = [_handle(line, panel.metric, table.over) for line in panel.lines]
-    legend(axes, handles if len(handles) > 1 else [], cells, table.over, width_in)
+    legend(axes, handles if len(handles) > 1 else [], cells, table.over, width_in, 2.4)
 
 
 def _set_x(axes: Axes, panel: Panel, told: LinesSpec, width_in: float) -> None:

@@ -117,9 +117,14 @@ def dress(axes: Axes, scale: Scale, told: FigureSpec, metric: Metric) -> None:
 
 
 def legend(
-    axes: Axes, handles: list[Any], cells: Sequence[Cell], over: Sequence[str], width_in: float
+    axes: Axes,
+    handles: list[Any],
+    cells: Sequence[Cell],
+    over: Sequence[str],
+    width_in: float,
+    handle: float = 1.1,
 ) -> None:
-    """Above the panel: the handles, and what dots and diamonds are where the cells have them."""
+    """Above the panel: the handles, so many letters wide, and what its dots and diamonds are."""
     from matplotlib.lines import Line2D
 
     dot: dict[str, Any] = {
@@ -137,7 +142,7 @@ def legend(
         abreast = max(1, int(width_in * CHARACTERS_PER_IN / longest))
         axes.legend(
             handles=handles, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=min(len(handles), abreast),
-            frameon=False, borderaxespad=0.2, handlelength=1.1, columnspacing=1.4,
+            frameon=False, borderaxespad=0.2, handlelength=handle, columnspacing=1.4,
         )  # fmt: skip
 
 
