@@ -12,7 +12,7 @@ from runtime.results import bars, scaling
 from runtime.results.description import BarsSpec, FigureSpec, LinesSpec
 from runtime.results.figure import draw
 from runtime.results.metrics import metric_of
-from runtime.results.style import Scale, scale_of
+from runtime.results.style import Scale, for_dark_pages, scale_of
 from runtime.results.table import Cell, Column, Member, Published, Row, Table
 
 RATE = metric_of("win_rate")
@@ -175,6 +175,15 @@ def test_a_drawing_of_lines_says_where_something_is_missing() -> None:
 def test_each_form_gives_the_same_bytes_each_time() -> None:
     for each in (paper(y_from=35), shares(scale="log"), shares(at=[(1, 0.0)])):
         assert draw(each) == draw(each)
+
+
+def test_a_dark_page_darkens_what_stands_on_top() -> None:
+    light = draw(paper()).decode()
+    upper = bars.panels(paper())[0].bars[2].colour
+    dark = for_dark_pages(light.encode()).decode()
+    assert f"fill: {upper}" in light and f'[style*="fill: {upper}"]{{fill:#' in dark
+    plain = draw(table(["SFT"], {"a": [cell(1.0)]}, BarsSpec()))
+    assert upper not in for_dark_pages(plain).decode()
 
 
 def test_signs_of_formulas_in_labels_are_text() -> None:

@@ -22,6 +22,7 @@ from runtime.results.style import (
     reach_of,
     scale_of,
     sheet,
+    tint,
 )
 from runtime.results.table import Cell, Table, quantile95
 from runtime.results.words import cell_text, number
@@ -112,7 +113,7 @@ def _panel(table: Table, metric: Metric) -> Panel:
     width = min(0.8 / len(abreast), 0.5)  # one bar alone would be as wide as it is high
     left = -width * len(abreast) / 2
     colours = {column: PALETTE[n % len(PALETTE)] for n, column in enumerate(abreast)}
-    colours |= {top: _lighter(colours[base]) for base, top in top_of.items() if base in colours}
+    colours |= {top: tint(colours[base]) for base, top in top_of.items() if base in colours}
     bars = (
         Bar(
             r + left + width * (abreast.index(base_of.get(i, i)) + 0.5),
@@ -127,12 +128,6 @@ def _panel(table: Table, metric: Metric) -> Panel:
         for i in picked
     )
     return Panel(metric, tuple((table.columns[i].label, colours[i]) for i in picked), tuple(bars))
-
-
-def _lighter(colour: str) -> str:
-    """A tint, which also in grey stands out from the colour itself."""
-    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return "#" + "".join(f"{round(255 - 0.45 * (255 - part)):02X}" for part in parts)
 
 
 def figure(table: Table) -> Figure:

@@ -146,11 +146,24 @@ def legend(
         )  # fmt: skip
 
 
+def tint(colour: str) -> str:
+    """A lighter colour, which also in grey stands out from the colour itself."""
+    return _mixed(colour, 255)
+
+
+def _mixed(colour: str, other: int) -> str:
+    """A colour with as much again of white (255) or black (0)."""
+    parts = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(0.55 * other + 0.45 * part):02x}" for part in parts)
+
+
 def for_dark_pages(svg: bytes) -> bytes:
-    """The same SVG with a rule of its own that turns ink light where the reader's page is dark."""
+    """The same SVG with a rule of its own where the reader's page is dark: ink turns light, tints dark."""
+    changes = {INK: "#e4e4e7", FAINT: "#3f3f46"}
+    changes |= {tint(c): _mixed(c, 0) for c in PALETTE if tint(c).encode() in svg}
     rules = "".join(
-        f'[style*="{name}: {colour}"]{{{name}:{light}!important}}'
-        for colour, light in ((INK, "#e4e4e7"), (FAINT, "#3f3f46"))
+        f'[style*="{name}: {colour}"]{{{name}:{other}!important}}'
+        for colour, other in changes.items()
         for name in ("fill", "stroke")
     )
     style = f"<style>@media screen and (prefers-color-scheme: dark){{{rules}}}</style>".encode()
