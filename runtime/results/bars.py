@@ -39,7 +39,7 @@ LOST: dict[str, Any] = {"facecolor": "none", "edgecolor": INK, "linewidth": 0.8,
 class Bar:
     """One cell at its place; the width of a group of bars is 1.
 
-    Of two that share a bar, `on` is the cell that this one stands on, `beneath` the one that stands on it.
+    Of two that share a bar, `on` is the cell that this one stands on, `under` the one that stands on it.
     """
 
     x: float
@@ -48,12 +48,12 @@ class Bar:
     cell: Cell
     hatched: bool = False
     on: Cell | None = None
-    beneath: Cell | None = None
+    under: Cell | None = None
 
     @property
     def lane(self) -> tuple[float, float]:
         """Middle and width of the part that its interval, dots and diamond have to themselves."""
-        if self.on is None and self.beneath is None:
+        if self.on is None and self.under is None:
             return self.x, self.width
         return self.x + self.width / 4 * (1 if self.on else -1), self.width / 2
 
@@ -66,8 +66,8 @@ class Bar:
     def filled(self) -> tuple[float, float]:
         """From where to where it is filled."""
         value = self.cell.value or 0.0
-        if self.beneath is not None and self.beneath.value is not None:
-            return 0.0, _shared(value, self.beneath.value)
+        if self.under is not None and self.under.value is not None:
+            return 0.0, _shared(value, self.under.value)
         if self.on is not None and self.on.value is not None:
             return _shared(value, self.on.value), value
         return 0.0, value
@@ -160,7 +160,7 @@ def _draw_bars(axes: Axes, panel: Panel, table: Table, scale: Scale, row_in: flo
     numbered = all(bar.width * row_in >= NUMBERED_IN for bar in panel.bars)
     for bar in panel.bars:
         _draw_bar(axes, bar, panel.metric, table, scale)
-        covered = bar.beneath is not None and bar.beneath.members
+        covered = bar.under is not None and bar.under.members
         if numbered and bar.cell.value is not None and bar.lost is None and not covered:
             marked = [bar.cell, bar.on] if bar.on else [bar.cell]
             axes.annotate(
