@@ -52,6 +52,7 @@ CODES: dict[str, str] = {
     "AC401": "a table cell has several values",
     "AC402": "unknown row or column in a table",
     "AC403": "published numbers cannot be read",
+    "AC404": "a figure that cannot be drawn so",
     "AC501": "a file of the spec is not there",
     "AC502": "unknown cluster profile",
     "AC503": "over budget",

@@ -114,7 +114,7 @@ def test_the_whole_paper_shares_the_work_of_its_figures() -> None:
 # figure -> what the table shows and how many published values stand beside it
 TABLES = {
     "fig1": {"main": 0},
-    "fig2": {"main": 10, "untrained": 2},
+    "fig2": {"main": 20, "untrained": 2},
     "fig3": {"main": 24},
     "fig4": {"main": 8},
     "fig5": {"main": 9},

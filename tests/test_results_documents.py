@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from runtime.results import load_tables, write_results
+from runtime.results.bars import panels
 from runtime.results.documents import CSV_HEADER, csv_text, escape_latex, escape_markdown, latex, markdown
-from runtime.results.figure import PALETTE, draw, for_dark_pages, panels
+from runtime.results.figure import draw
+from runtime.results.style import PALETTE, for_dark_pages
 from runtime.results.table import Table
 from runtime.store import Store
 from tests.golden import check_golden

@@ -65,6 +65,8 @@ class _Names:
                 return _entries(value, lambda _, v: self.reference(v)) if by_stage else self.names_axes(value)
             if key == "over":
                 return self.names_axes(value)
+            if key == "figure":
+                return _entries(value, lambda key, v: self.axis_name(v) if key == "x" else v)
             columns = value.items or {str(v.value): v for v in value.elements}
             if key == "columns" and columns and not by_stage:  # one of a list is labelled as it was written
                 return replace(value, value={label: self.reference(v) for label, v in columns.items()})

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field
 
 from compiler.errors import NOWHERE, Diagnostic, Span, near
+from compiler.frontend.figures import BarsFigure, LinesFigure
 from compiler.frontend.interpolate import AxisValue
 from compiler.frontend.presets import Presets, lay_under, read_presets
 from compiler.frontend.source import NAME, Located, Source, made
@@ -63,6 +64,9 @@ class TableSpec(Frozen):
         default_factory=dict, description="paired differences: this column (or row) minus that one"
     )
     published: Published | None = Field(None, description="published numbers to print beside ours")
+    figure: BarsFigure | LinesFigure | None = Field(
+        None, discriminator="form", description="how it is drawn; none: as bars side by side"
+    )
 
 
 class ClaimSpec(Frozen):

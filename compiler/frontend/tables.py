@@ -6,8 +6,10 @@ import csv
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from compiler.errors import Diagnostic, Note, Span, near
+from compiler.frontend.figures import Drawn, resolve_figure
 from compiler.frontend.interpolate import Label
 from compiler.frontend.source import Located
 from compiler.frontend.spec import Published, Spec, TableSpec
@@ -28,6 +30,7 @@ class Cell:
 class Row:
     label: str
     cells: tuple[Cell, ...]
+    point: Point = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class Table:
     over: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
     published: tuple[PublishedValue, ...]
+    figure: Mapping[str, Any] | None = None  # as the runtime reads it
 
 
 @dataclass(slots=True)
@@ -106,6 +110,7 @@ class _Resolver:
             tuple(self.table.over),
             tuple(comparisons),
             tuple(self._published(rows)),
+            self._figure(columns, rows),
         )
 
     def _columns(self) -> list[tuple[str, str]]:
@@ -198,7 +203,7 @@ class _Resolver:
                 self._cell(_covering(column, point), place, f"column `{label}`")
                 for (label, _), (_, place), column in zip(columns, found, by_point, strict=True)
             ]
-            rows.append(Row(", ".join(map(str, point)), tuple(cells)))
+            rows.append(Row(", ".join(map(str, point)), tuple(cells), point))
         return rows
 
     def _check_over(self, rows: Sequence[Row]) -> None:
@@ -235,7 +240,7 @@ class _Resolver:
 
         return sorted(points, key=rank)
 
-    # ------------------------------------------------------------ comparisons, published values
+    # ------------------------------------------------------------ comparisons, published values, figure
 
     def _compare(self, labels: Sequence[str]) -> list[tuple[str, str]]:
         """Pairs to compare, by label; unknown labels are problems."""
@@ -311,6 +316,21 @@ class _Resolver:
         except ValueError as error:
             self.problem("AC403", f"{path} holds what is no number: {error}", place)
             return []
+
+    def _figure(self, columns: Sequence[tuple[str, str]], rows: Sequence[Row]) -> Mapping[str, Any] | None:
+        if self.table.figure is None or not rows:
+            return None
+
+        def constant(column: int, among: Sequence[int]) -> bool:
+            return all(rows[i].cells[column].members == rows[among[0]].cells[column].members for i in among)
+
+        def report(code: str, message: str, hint: str, *path: str | int) -> None:
+            self.problem(code, message, self.place("figure", *path), hint)
+
+        scored = [(label, reference.rpartition(".")[2]) for label, reference in columns]
+        axes = [] if isinstance(self.table.rows, dict) else self._row_axes()
+        drawn = Drawn(scored, axes, [row.point for row in rows], constant)
+        return resolve_figure(self.table.figure, drawn, report)
 
 
 PAIRED = ("win_rate", "accuracy", "reward", "margin")  # scores that have one value for each prompt

@@ -75,7 +75,10 @@ def _finding(error: Any, tree: Located, what: str, type_: Any) -> Diagnostic:
     name = ".".join(str(p) for p in path)
     if kind == "extra_forbidden":
         return Diagnostic(
-            "AC101", f"{what} has no key `{name}`", here.place, near(last, _fields(type_, path[:-1]))
+            "AC101",
+            f"{what} has no key `{name}`",
+            here.place,
+            near(last, [k for k in _fields(type_, path[:-1]) if k != last]),
         )
     if kind in ("missing", "union_tag_not_found"):
         wanted = str(error.get("ctx", {}).get("discriminator", last)).strip("'")
@@ -96,6 +99,8 @@ def _finding(error: Any, tree: Located, what: str, type_: Any) -> Diagnostic:
         hint = near(here.value, known)
     elif kind == UNKNOWN_NAME:
         hint = near(error["ctx"]["name"], error["ctx"]["known"])
+    elif kind == "model_attributes_type":  # where several models could stand
+        message = "a mapping is needed"
     elif kind == "model_type":
         is_reference = error["ctx"]["class_name"] == "Reference"
         message = "name a stage or a declaration" if is_reference else "a mapping is needed"

@@ -16,7 +16,8 @@ from pydantic_core import PydanticUndefined
 
 from compiler.cost.prices import TokenPrice
 from compiler.errors import CODES
-from compiler.frontend.spec import Budget, ClaimSpec, TableSpec
+from compiler.frontend.figures import BarsFigure, LinesFigure
+from compiler.frontend.spec import Budget, ClaimSpec, Published, TableSpec
 from compiler.remote.login import Login
 from compiler.site.profile import Container, Mail, Partition, Profile, Rule, Webhook
 from runtime import declare, parsers
@@ -154,6 +155,9 @@ def _lines() -> Iterator[str]:
     yield ""
     others = (
         TableSpec,
+        Published,
+        BarsFigure,
+        LinesFigure,
         ClaimSpec,
         Budget,
         Tracking,

@@ -129,6 +129,7 @@ def _table(program: Program, table: Table) -> dict[str, Any]:
             }
             for p in table.published
         ],
+        **({"figure": dict(table.figure)} if table.figure else {}),
     }
 
 

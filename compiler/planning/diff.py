@@ -147,10 +147,9 @@ def _aside(a: Program, b: Program, was: Sequence[str | None]) -> Iterator[str]:
             found.update(
                 dict.fromkeys(_lines(label, _written(old_one), _written(new_one), new_one.body.find))
             )
-    captions = [{n: t.caption for n, (t, _) in p.spec.tables.items()} for p in (a, b)]
-    for name in captions[1]:
-        if captions[0].get(name, captions[1][name]) != captions[1][name]:
-            found[f"tables.{name}: another caption"] = None
+    for what in ("caption", "figure"):
+        told, now = ({n: getattr(t, what) for n, (t, _) in p.spec.tables.items()} for p in (a, b))
+        found |= {f"tables.{n}: another {what}": None for n in now if told.get(n, now[n]) != now[n]}
     clusters = [p.spec.cluster.plain() if p.spec.cluster else None for p in (a, b)]
     limits = [p.spec.budget.gpu_hours for p in (a, b)]
     for what, (one, other) in {"cluster": clusters, "budget.gpu_hours": limits}.items():

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.files import read_rows
-from runtime.results.figure import PALETTE
 from runtime.results.jobs import Job
+from runtime.results.style import PALETTE
 from runtime.store import Store
 
 LOG = "training.jsonl"

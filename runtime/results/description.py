@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -64,6 +64,42 @@ class PublishedSpec(_Part):
     source: str = ""
 
 
+class _FigureSpec(_Part):
+    y_from: float = 0.0
+    y_to: float | None = None
+    dashed_y: float | None = None
+
+
+class BarsSpec(_FigureSpec):
+    """Columns by number; `stack` is (the upper one, the one it stands on)."""
+
+    form: Literal["bars"] = "bars"
+    stack: tuple[tuple[int, int], ...] = ()
+    hatched: tuple[int, ...] = ()
+
+
+class LineRow(_Part):
+    """On which line a row is a point, and where: a name has a place on an even scale only."""
+
+    line: str
+    x: float | str
+
+
+class LinesSpec(_FigureSpec):
+    """A place for each row; `at` is (column by number, the x at which it is a point of every line)."""
+
+    form: Literal["lines"] = "lines"
+    rows: tuple[LineRow, ...]
+    x_title: str = ""
+    x_percent: bool = False
+    scale: Literal["linear", "log", "even"] = "linear"
+    at: tuple[tuple[int, float], ...] = ()
+    dashed_x: float | None = None
+
+
+FigureSpec = BarsSpec | LinesSpec
+
+
 class TableSpec(_Part):
     name: str
     caption: str = ""
@@ -73,6 +109,7 @@ class TableSpec(_Part):
     over: tuple[str, ...] = ()
     comparisons: tuple[ComparisonSpec, ...] = ()
     published: tuple[PublishedSpec, ...] = ()
+    figure: Annotated[FigureSpec, Field(discriminator="form")] = BarsSpec()
 
     @model_validator(mode="after")
     def _rectangular(self) -> TableSpec:

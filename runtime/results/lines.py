@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from runtime.files import read_json
-from runtime.results.figure import DEFAULT_WIDTH_IN, PALETTE, PANEL_HEIGHT_IN, Format, saved
 from runtime.results.jobs import Job
+from runtime.results.style import DEFAULT_WIDTH_IN, PALETTE, PANEL_HEIGHT_IN, Format, saved
 from runtime.store import Store
 
 if TYPE_CHECKING:

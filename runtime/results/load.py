@@ -290,7 +290,14 @@ def _table(spec: TableSpec, jobs: Mapping[str, Job], shelf: Shelf) -> Table:
     rows = _with_best(rows, columns, shelf, down=not spec.row_header)
     comparisons = tuple(compared(c, spec.over, jobs, shelf) for c in spec.comparisons)
     return Table(
-        spec.name, _clean(spec.caption), _clean(spec.row_header), columns, rows, spec.over, comparisons
+        spec.name,
+        _clean(spec.caption),
+        _clean(spec.row_header),
+        columns,
+        rows,
+        spec.over,
+        comparisons,
+        spec.figure,
     )
 
 

@@ -15,10 +15,11 @@ from runtime.results.claim_words import meaning, places, sentence, sides_of
 from runtime.results.claims import Decided
 from runtime.results.curves import HEIGHT, WIDTH, Chart, charts
 from runtime.results.description import Description
-from runtime.results.figure import for_dark_pages
+from runtime.results.figure import reading
 from runtime.results.jobs import STATUSES, Job
 from runtime.results.metrics import Metric
 from runtime.results.samples import Sample, samples
+from runtime.results.style import for_dark_pages
 from runtime.results.table import Table
 from runtime.results.timeline import timeline_of
 from runtime.results.words import (
@@ -91,6 +92,7 @@ class Section:
     notes: tuple[str, ...]
     findings: tuple[ToldFinding, ...]
     figure: str  # data URI; empty: none
+    reading: tuple[str, str]  # what the figure is, and how to read it
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,15 @@ def _section(index: int, table: Table, jobs: Mapping[str, Job], figure: bytes | 
     if figure is not None:
         uri = _data_uri(figure)
     return Section(
-        table, anchor, shown.header, tuple(rows), tuple(cards), tuple(notes(table)), _told(table), uri
+        table,
+        anchor,
+        shown.header,
+        tuple(rows),
+        tuple(cards),
+        tuple(notes(table)),
+        _told(table),
+        uri,
+        reading(table),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import field as made_by  # `field` is a name of Member
 from functools import cache
 from typing import Any
 
+from runtime.results.description import BarsSpec, FigureSpec
 from runtime.results.metrics import Metric
 from runtime.statistics.estimates import normal_quantile, t_quantile, wilson
 
@@ -142,6 +143,7 @@ class Table:
     rows: tuple[Row, ...]
     over: tuple[str, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
+    figure: FigureSpec = made_by(default_factory=BarsSpec)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

@@ -14,10 +14,11 @@ from runtime.results.claim_words import claims_csv, claims_markdown
 from runtime.results.description import Description
 from runtime.results.documents import csv_text, latex, markdown
 from runtime.results.everything import Results, load_results
-from runtime.results.figure import Format, draw
+from runtime.results.figure import draw
 from runtime.results.jobs import Job
 from runtime.results.lines import draw_lines, drawings
 from runtime.results.report import page
+from runtime.results.style import Format
 from runtime.store import Store
 
 FIGURES: tuple[Format, ...] = ("png", "svg", "pdf")

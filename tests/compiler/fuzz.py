@@ -354,6 +354,13 @@ class _Grammar:
             "over": r.choice([["seed"], ["seed", "base"], ["x"], []]),
             "compare": {"A": r.choice(["B", "C"])},
             "published": {"file": self.word(), "row": "a", "columns": {"A": {}}},
+            "figure": r.choice(
+                [
+                    {"form": "bars", "stack": {"A": r.choice(["B", "x"])}, "hatched": ["A"]},
+                    {"form": "lines", "x": r.choice(["seed", "base", None]), "at": {"A": r.choice([0, "x"])}},
+                    {"form": "lines", "scale": r.choice(["log", "even"]), "dashed_x": r.choice([1, 3])},
+                ]
+            ),
         }
         return r.choice([by_axis, by_stage]) | {k: extra[k] for k in self.some(tuple(extra), 0.3)}
 
