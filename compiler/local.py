@@ -114,7 +114,8 @@ class LocalRun:
         steps = self.plan.steps
         first = {step.key: index for index, step in reversed(list(enumerate(steps)))}
         left = {i for key, i in first.items() if steps[i].action in (*MADE, "wait")}
-        write_descriptions(self.store, self.plan.program, {steps[i].key for i in left})
+        keys = {steps[i].key for i in left}
+        write_descriptions(self.store, self.plan.program, keys, estimated=self.plan.estimated)
         self._before = self.store.sealed()
         height = self._heights()
         context = self._context(left)

@@ -53,9 +53,13 @@ class World:
 
     def seal(
         self, id: str, *, wall_s: float = 90.0, summary: Mapping[str, Any] | None = None,
-        inputs: Mapping[str, Any] | None = None, gpus: int = 0, **files: Any,
+        inputs: Mapping[str, Any] | None = None, gpus: int = 0, estimated: Mapping[str, Any] | None = None,
+        experiment: str | None = None, **files: Any,
     ) -> None:  # fmt: skip
-        """Seal a node's artifact. A file given as a list becomes JSON lines, one as a dict JSON."""
+        """Seal a node's artifact. A file given as a list becomes JSON lines, one as a dict JSON.
+
+        estimated: what it was likely to cost. experiment: another one that has made it.
+        """
         node = self._node(id)
         out = self.store.work(node["key"]) / "out"
         out.mkdir(parents=True)
@@ -66,10 +70,12 @@ class World:
                 write_json(out / f"{name}.json", content)
         manifest = {
             "kind": node["kind"], "key": node["key"], "id": id, "config": {}, "recipe": {},
+            "experiment": experiment or self.experiment,
             "inputs": inputs or {}, "spec": SPEC, "environment": ENVIRONMENT, "summary": summary or {},
             "resources": {
-                "asked": {"gpus": gpus},
+                "asked": {"gpus": gpus, "cpus": 2},
                 "used": {"started": STARTED, "ended": STARTED + wall_s, "wall_s": wall_s},
+                **({"estimated": estimated} if estimated else {}),
             },
         }  # fmt: skip
         self.store.seal(node["kind"], node["key"], out, manifest)
@@ -169,10 +175,12 @@ def _scored(world: World, base: str, stage: str, seed: int, rate: float, needs: 
     axes = {"base": base, "seed": seed}
     trained = world.node(f"{stage}{where}", TRAINERS[stage], needs, 20, **axes)
     world.seal(
-        trained, wall_s=3600 * rng.uniform(0.5, 2), gpus=4, training=_training(stage, rng), summary=SPEED
-    )
+        trained, wall_s=3600 * rng.uniform(0.5, 2), gpus=4, training=_training(stage, rng), summary=SPEED,
+        estimated=_estimated(base, gpu_hours=[2.5, 4.5, 7]),
+    )  # fmt: skip
     sampled = world.node(f"{stage}_test~samples{where}", "sample", [trained], 30, **axes)
-    world.seal(sampled, wall_s=312.0, gpus=1, data=_rows(base, stage, seed))
+    estimated = _estimated(base, gpu_hours=[0.05, 0.08, 0.2])
+    world.seal(sampled, wall_s=312.0, gpus=1, data=_rows(base, stage, seed), estimated=estimated)
     scored = world.node(f"{stage}_test{where}", "evaluate", [sampled], 31, **axes)
     level = rate + rng.gauss(0, 0.01)
     # Part of each outcome is the prompt's own, so that methods are paired and seeds agree somewhat.
@@ -191,8 +199,16 @@ def _scored(world: World, base: str, stage: str, seed: int, rate: float, needs: 
     world.seal_scores(
         scored, wins, verdicts=verdicts, inputs={"completions": [completions]}, wall_s=21.5,
         summary={"dollars": 1.25, "requests": PROMPTS, "input_tokens": 9000, "output_tokens": 1200},
+        estimated=_estimated(base, cpu_hours=[0.01, 0.02, 0.1], usd=[0.8, 1.2, 1.6]),
     )  # fmt: skip
     return scored
+
+
+def _estimated(base: str, **amounts: list[float]) -> dict[str, Any] | None:
+    """What was kept of an estimate; nothing for one base, which was made before estimates were kept."""
+    nothing = [0.0, 0.0, 0.0]
+    told = {"gpu_hours": nothing, "cpu_hours": nothing, "usd": nothing, **amounts}
+    return None if base == "deepseek-7b" else told
 
 
 def _run(world: World, base: str, stage: str, seed: int, rate: float, prompts: str) -> str:
@@ -211,7 +227,7 @@ def study(store: Store, seeds: int = 3) -> World:
     """Four bases, three methods, three seeds; one run failed, one base's feedback is blocked by it."""
     world = World(store, "fig3-small")
     prompts = world.node("prompts", "prepare", line=12)
-    world.seal(prompts, wall_s=4.2)
+    world.seal(prompts, wall_s=4.2, experiment="another")
     cells: dict[str, list[Any]] = {base: [] for base in BASES}
     for base, rate in BASES.items():
         for label, (stage, gain) in COLUMNS.items():

@@ -129,6 +129,16 @@ def test_training_and_costs(page: Page) -> None:
     assert "all 32 6,400 288,000 38,400 40.00" in page.text
 
 
+def test_spent_against_estimated(page: Page) -> None:
+    """One base was made before estimates were kept, and the prompts by another experiment."""
+    assert "weak 62.2 GPU-hours 40.5 (22.5–63) for 44.3 GPU-hours 9 of 9 12 weak_test" in page.text
+    assert (
+        "rlaif_test 0.0956 CPU-hours 10.00 dollars 0.16 (0.08–0.8) 9.60 (6.40–12.80) 8 of 8 8 all"
+        in page.text
+    )
+    assert "Reused: 1 job, which had cost 0.00233 CPU-hours; here they cost nothing." in page.text
+
+
 def test_what_a_label_costs() -> None:
     """Dollars over the labels that became preferences; an artifact that two nodes share counts once."""
 

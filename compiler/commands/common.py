@@ -460,14 +460,17 @@ def _estimated(made: Plan, store: Store, profile: Profile) -> Costs:
     return with_whole_nodes(estimate(made.program, sealed | left_out, facts, profile), made)
 
 
-def require_budget(made: Plan, store: Store, profile: Profile) -> None:
-    """Raise SpecError where the spec's budget does not allow for what is likely to come."""
-    from compiler.cost.budget import require
+def with_estimates(made: Plan, store: Store, profile: Profile) -> Plan:
+    """The plan with what its nodes are likely to cost, for their descriptions to keep.
 
-    budget = made.program.spec.budget
-    if budget.gpu_hours is not None or budget.usd is not None:
-        costs, held = costs_of(made, store, profile)
-        require(made.program, costs, held)
+    Raises SpecError where the spec's budget does not allow for it.
+    """
+    from compiler.cost.budget import require
+    from compiler.cost.table import kept
+
+    costs, held = costs_of(made, store, profile)
+    require(made.program, costs, held)
+    return replace(made, estimated=kept(made, costs))
 
 
 def with_prices(program: Program, profile: Profile) -> Program:
@@ -481,11 +484,13 @@ def print_tables(program: Program, store: Store) -> Results:
     """Print tables and claims; returns what was found."""
     from compiler.output.describe import describe_tables
     from runtime.results.asked import told
+    from runtime.results.costs import costs_of
     from runtime.results.everything import load_results
 
     found = load_results(store, describe_tables(program))
     click.echo(found.text())
     click.echo()
-    if money := told(found.jobs.values()):
-        click.echo(money)
+    jobs = found.jobs.values()
+    for line in filter(None, (told(jobs), costs_of(jobs, program.spec.experiment).text)):
+        click.echo(line)
     return found

@@ -9,6 +9,7 @@ import click
 from compiler.commands.common import (
     Selectors,
     compile_,
+    costs_of,
     on_spec,
     open_store,
     profile_of,
@@ -41,6 +42,9 @@ def command(
     alignc export specs/quickstart.yaml scripts --select '+weak_test[seed=0]'
     scripts/run.sh && scripts/results.sh    on this machine
     """
+    from dataclasses import replace
+
+    from compiler.cost.table import kept
     from compiler.errors import UsageError
     from compiler.output.export import write_export
     from compiler.planning.place import placed, require_places
@@ -66,6 +70,7 @@ def command(
             f"nothing is missing in {store.root}: export all with the same words, `--missing` left out"
         )
     require_places(made, profile)
+    made = replace(made, estimated=kept(made, costs_of(made, store, profile)[0]))
     write_export(made, profile, store, Path(folder))
     click.echo(f"wrote {folder}: {len(made.jobs)} jobs of {len(made.to_run())} nodes")
     click.echo(f"{folder}/submit.sh submits them, {folder}/run.sh runs them on this machine")

@@ -14,11 +14,11 @@ from compiler.commands.common import (
     plan_to_submit,
     profile_of,
     remember_plan,
-    require_budget,
     select_nodes,
     select_options,
     submit_plan,
     submitting,
+    with_estimates,
     with_prices,
 )
 from compiler.errors import UsageError
@@ -64,7 +64,7 @@ def command(
         found = select_nodes(program, store, replace(selectors, select=named))
         chosen = with_dependents(program.graph.nodes, found or ())
         made = plan_to_submit(program, store, profile, chosen, force=True)
-        require_budget(made, store, profile)
+        made = with_estimates(made, store, profile)
         remember_plan(made, store)
         forget_failures(store, [program.identities[i].asked for i in made.to_run()])
         submit_plan(made, store, profile)

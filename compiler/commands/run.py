@@ -18,10 +18,10 @@ from compiler.commands.common import (
     print_tables,
     profile_of,
     remember_plan,
-    require_budget,
     select_nodes,
     select_options,
     tell_blocked,
+    with_estimates,
     with_prices,
     with_tables,
 )
@@ -54,7 +54,7 @@ def command(
     selected = select_nodes(program, store, Selectors(asked.select, asked.exclude))
     made = plan_of(with_prices(program, profile), store, selected=selected)
     hold_promise(promised, made, profile_of(program, asked.cluster))
-    require_budget(made, store, profile)
+    made = with_estimates(made, store, profile)
     remember_plan(made, store)
     capacity = machine() if cpus is None else replace(machine(), cpus=cpus)
     local = LocalRun(made, store, capacity)

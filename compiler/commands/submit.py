@@ -16,11 +16,11 @@ from compiler.commands.common import (
     plan_to_submit,
     profile_of,
     remember_plan,
-    require_budget,
     select_nodes,
     select_options,
     submit_plan,
     submitting,
+    with_estimates,
     with_prices,
 )
 
@@ -55,7 +55,7 @@ def command(
         selected = select_nodes(program, store, Selectors(asked.select, asked.exclude))
         made = plan_to_submit(program, store, profile, selected)
         hold_promise(promised, made, profile)
-        require_budget(made, store, profile)
+        made = with_estimates(made, store, profile)
         remember_plan(made, store)
         submit_plan(made, store, profile)
     if not made.jobs:

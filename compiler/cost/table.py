@@ -143,6 +143,18 @@ def node_json(cost: Cost) -> dict[str, Any]:
     }
 
 
+KEPT = ("unknown", "gpu_hours", "cpu_hours", "usd")
+
+
+def kept(plan: Plan, costs: Costs) -> dict[str, dict[str, Any]]:
+    """By key what is kept of each node's estimate, so that it can be held against what the job will cost."""
+    told: dict[int, dict[str, Any]] = {}  # nodes of one shape share their cost
+    for cost in costs.nodes.values():
+        if id(cost) not in told:
+            told[id(cost)] = {name: value for name, value in node_json(cost).items() if name in KEPT}
+    return {plan.steps[index].key: told[id(cost)] for index, cost in costs.nodes.items()}
+
+
 def add_json(plan: Plan, told: dict[str, Any], costs: Costs, budget: Sequence[Held]) -> None:
     """Put costs into a plan's JSON: `cost` of every node that is not reused, and of the whole."""
     by_id = {plan.steps[index].node.id: cost for index, cost in costs.nodes.items()}

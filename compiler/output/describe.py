@@ -40,8 +40,10 @@ def _spec(program: Program) -> dict[str, Any]:
     return {"path": program.spec.path, **code_version(Path(program.spec.path).resolve().parent)}
 
 
-def describe_jobs(program: Program) -> Iterator[dict[str, Any]]:
-    """The description of each node's job, in graph order."""
+def describe_jobs(
+    program: Program, estimated: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> Iterator[dict[str, Any]]:
+    """The description of each node's job, in graph order; `estimated`: by key what it is likely to cost."""
     spec = _spec(program)
     budget = program.spec.budget.model_dump(mode="json", exclude_none=True)
     tracking = program.spec.tracking.model_dump(mode="json", exclude_none=True)
@@ -66,6 +68,7 @@ def describe_jobs(program: Program) -> Iterator[dict[str, Any]]:
             "spec": {**spec, "place": _place(node)},
             **({"budget": budget} if budget else {}),
             **({"tracking": tracking} if tracking else {}),
+            **({"estimated": estimated[identity.key]} if identity.key in estimated else {}),
         }
 
 
@@ -168,13 +171,17 @@ def description_path(store: Store, program: Program, key: str) -> Path:
 
 
 def write_descriptions(
-    store: Store, program: Program, keys: set[str], paid_gpus: Mapping[str, float] = MappingProxyType({})
+    store: Store,
+    program: Program,
+    keys: set[str],
+    paid_gpus: Mapping[str, float] = MappingProxyType({}),
+    estimated: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> None:
     """Put the descriptions of the given keys into the store, before anything may run them.
 
-    paid_gpus: of those on whole nodes, the GPUs that each pays for.
+    paid_gpus: of those on whole nodes, the GPUs that each pays for. estimated: what each is likely to cost.
     """
-    for description in describe_jobs(program):
+    for description in describe_jobs(program, estimated):
         if description["key"] in keys:
             if description["key"] in paid_gpus:
                 description["paid_gpus"] = paid_gpus[description["key"]]

@@ -58,7 +58,7 @@ def _jobs(plan: Plan, profile: Profile) -> Iterator[tuple[str, str]]:
 
 def _nodes(plan: Plan) -> Iterator[tuple[str, str]]:
     wanted = {plan.steps[i].key for i in plan.to_run()}
-    for description in describe_jobs(plan.program):
+    for description in describe_jobs(plan.program, plan.estimated):
         if description["key"] in wanted:
             yield f"nodes/{description['key']}.json", _json(description)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from compiler.graph import Node
 from compiler.planning.answers import NO_ANSWERS, Answers
@@ -131,6 +131,9 @@ class Plan:
     selected: frozenset[int] | None = None  # indices of the nodes that it is about; None: all
     effects: tuple[Effect, ...] = ()  # what was changed since the last run, and what runs again for it
     again: Mapping[str, Again] = field(default_factory=dict)  # key -> what another try has
+    estimated: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  # key -> what it is likely to cost
 
     def shown(self) -> list[Step]:
         """The steps that the plan is about."""

@@ -137,7 +137,8 @@ def submit(plan: Plan, profile: Profile, store: Store) -> Iterator[Made]:
     if not calls:
         return
     paid = {plan.steps[i].key: gpus for i, gpus in paid_gpus(plan).items()}
-    write_descriptions(store, plan.program, {plan.steps[i].key for i in plan.to_run()}, paid)
+    keys = {plan.steps[i].key for i in plan.to_run()}
+    write_descriptions(store, plan.program, keys, paid, plan.estimated)
     first = calls[0].number
 
     def refused(call: Call, error: Refused) -> None:

@@ -88,6 +88,13 @@ class Job:
     def wall_s(self) -> float | None:
         return self.used.get("wall_s")
 
+    @property
+    def gpu_hours(self) -> float:
+        """Those of tries that came to nothing too, and of GPUs that were paid for and idle."""
+        resources = self.manifest.get("resources") or {}
+        gpus = (resources.get("asked") or {}).get("gpus") or 0
+        return resources.get("gpu_hours", gpus * (self.wall_s or 0.0) / 3600)
+
 
 def _commit(source: object) -> str:
     if not isinstance(source, Mapping) or not source.get("commit"):

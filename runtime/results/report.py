@@ -13,6 +13,7 @@ from runtime.results.asked import Asked, asked_of, total
 from runtime.results.cards import Card, card_of
 from runtime.results.claim_words import meaning, places, sentence, sides_of
 from runtime.results.claims import Decided
+from runtime.results.costs import costs_of
 from runtime.results.curves import HEIGHT, WIDTH, Chart, charts
 from runtime.results.description import Description
 from runtime.results.figure import reading
@@ -214,11 +215,6 @@ def _section(index: int, table: Table, jobs: Mapping[str, Job], figure: bytes | 
     )
 
 
-def _gpu_hours(job: Job) -> float:
-    gpus = ((job.manifest.get("resources") or {}).get("asked") or {}).get("gpus") or 0
-    return gpus * (job.wall_s or 0.0) / 3600
-
-
 def stage_lines(jobs: Iterable[Job]) -> list[StageLine]:
     by_stage: dict[str, list[Job]] = {}
     for job in jobs:
@@ -229,7 +225,8 @@ def stage_lines(jobs: Iterable[Job]) -> list[StageLine]:
         states = tuple((status, counted[status]) for status in STATUSES if counted[status])
         wall = sum(job.wall_s or 0.0 for job in made)
         dollars = sum(job.summary.get("dollars") or 0.0 for job in made)
-        lines.append(StageLine(stage, made[0].kind, states, wall, sum(map(_gpu_hours, made)), dollars))
+        gpu_hours = sum(job.gpu_hours for job in made)
+        lines.append(StageLine(stage, made[0].kind, states, wall, gpu_hours, dollars))
     return lines
 
 
@@ -354,6 +351,7 @@ def _fill(
         samples=texts,
         speeds=_speeds(shown_jobs),
         stages=stage_lines(jobs.values()),
+        costs=costs_of(jobs.values(), description.experiment),
         asked=_with_total(asked_of(jobs.values())),
         jobs=shown_jobs,
         anchors={job.id: f"job-{n}" for n, job in enumerate(shown_jobs, 1)},

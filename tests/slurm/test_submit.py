@@ -48,6 +48,8 @@ def test_submit_makes_what_run_makes(slurm: Cluster, tmp_path: Path) -> None:
     assert artifacts(tmp_path / "on slurm") == artifacts(tmp_path / "local")
     assert tables("light.yaml", "on slurm", tmp_path) == tables("light.yaml", "local", tmp_path)
     assert "8 nodes are done" in alignc("submit", "light.yaml", "--store", "on slurm", cwd=tmp_path)
+    manifests = (tmp_path / "on slurm").glob("[!.]*/*/manifest.json")
+    assert all("estimated" in json.loads(path.read_text())["resources"] for path in manifests)
 
 
 def test_a_deleted_artifact_is_submitted_alone(slurm: Cluster, tmp_path: Path) -> None:
