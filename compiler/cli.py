@@ -15,6 +15,7 @@ import click
 
 from compiler import commands
 from compiler.errors import SpecError, UsageError, render
+from runtime.plural import counted
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -39,9 +40,8 @@ class Alignc(click.Group):
         except SpecError as error:
             for diagnostic in error.diagnostics:
                 click.echo(render(diagnostic, error.texts) + "\n", err=True)
-            count = len(error.diagnostics)
             more = f"`alignc explain-error {error.diagnostics[0].code}` tells more"
-            click.echo(f"{count} problem{'s' * (count != 1)} found; {more}", err=True)
+            click.echo(f"{counted(len(error.diagnostics), 'problem')} found; {more}", err=True)
             ctx.exit(2)
         except UsageError as error:
             click.echo(f"alignc: {error}", err=True)

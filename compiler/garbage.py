@@ -18,6 +18,7 @@ from compiler.slurm.queue import look
 from runtime.claims import owner_of, try_claim
 from runtime.files import read_json
 from runtime.identity import trajectory_key
+from runtime.plural import counted
 from runtime.stage import stage_kind
 from runtime.store import MANIFEST, Store
 
@@ -312,7 +313,7 @@ def to_text(found: Found) -> str:
     for group, entries in groups.items():
         lines.append(f"{group}: {len(entries)}, {size(sum(e.bytes for e in entries))}")
         lines += [_line(e) for e in entries if e.made_by or not group.startswith(".")]
-    kept = [f"{found.needed} artifacts needed"]
+    kept = [f"{counted(found.needed, 'artifact')} needed"]
     kept += [f"{found.in_use} in use by other work"] * bool(found.in_use)
     kept += [f"{found.young} too young"] * bool(found.young)
     lines.append(f"{len(found.entries)} to remove, {size(found.bytes)}; kept: {', '.join(kept)}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from compiler.errors import UsageError
 from runtime.interchange.alpaca_eval import Annotation, read_annotations, read_outputs, with_texts
+from runtime.plural import counted
 from runtime.statistics.intervals import Components, components
 from runtime.statistics.score import Compared, Interval, Score, average_length, compare, score
 
@@ -191,17 +192,13 @@ def _line(what: str, value: str, more: str) -> str:
     return f"  {what:<21}{value:<17}{more}".rstrip()
 
 
-def _prompts(n: int) -> str:
-    return f"{n} prompt{'s' * (n != 1)}"
-
-
 def _compared(one: Compared) -> str:
     found = one.difference
     interval = None if found.low is None or found.high is None else (found.low, found.high)
     lost = f", {found.n_unpaired} judged for one only" if found.n_unpaired else ""
     return (
         f"  {one.a} - {one.b}: {found.mean:+.2f} points, 95 % interval {_range(interval)}, "
-        f"by bootstrap {_range(one.bootstrap_interval)}; {_prompts(found.n)}{lost}\n"
+        f"by bootstrap {_range(one.bootstrap_interval)}; {counted(found.n, 'prompt')}{lost}\n"
         f"    only {one.a} beat the baseline on {one.only_a}, only {one.b} on {one.only_b}: "
         f"McNemar's p = {one.mcnemar_p:.2g}"
     )
@@ -210,7 +207,8 @@ def _compared(one: Compared) -> str:
 def _components(found: Components, role: Role) -> Iterator[str]:
     files = found.runs if role == "seeds" else found.repeats
     lost = f", {found.n_incomplete} not judged in every file" if found.n_incomplete else ""
-    yield f"over {files} {'seeds' if role == 'seeds' else 'verdicts of the judge'}, {_prompts(found.n)}{lost}"
+    of = "seeds" if role == "seeds" else "verdicts of the judge"
+    yield f"over {files} {of}, {counted(found.n, 'prompt')}{lost}"
     whom = "other prompts and other seeds" if role == "seeds" else "other prompts"
     yield _line("win rate", f"{found.mean:.2f} % ± {found.standard_error:.2f}",
                 f"95 % interval {_range((found.low, found.high))}, over {whom}")  # fmt: skip

@@ -12,6 +12,7 @@ import click
 
 from compiler.local import Event, LocalRun, Progress
 from compiler.planning.plan import MADE
+from runtime.plural import counted
 from runtime.store import Store
 
 
@@ -71,8 +72,9 @@ def watch_run(local: LocalRun, store: Store) -> bool:
     total = len({s.key for s in plan.steps if s.action in (*MADE, "wait")})
     reused = plan.estimate.reuse
     click.echo(
-        f"{plan.program.spec.experiment}: {total} nodes to run, {reused} reused; "
-        f"{local.capacity.cpus} CPUs, {len(local.capacity.gpus)} GPUs; store {store.root}"
+        f"{plan.program.spec.experiment}: {counted(total, 'node')} to run, {reused:,} reused; "
+        f"{counted(local.capacity.cpus, 'CPU')}, {counted(len(local.capacity.gpus), 'GPU')}; "
+        f"store {store.root}"
     )
     started = time.monotonic()
     try:
@@ -81,7 +83,7 @@ def watch_run(local: LocalRun, store: Store) -> bool:
         return False
     skipped = sum(how == "skipped" for how in local.results.values())
     if skipped:
-        click.echo(f"{skipped} nodes skipped: they read one of the above")
+        click.echo(f"{counted(skipped, 'node')} skipped: they read one of the above")
     if total:
-        click.echo(f"{total - skipped} nodes in {time.monotonic() - started:.1f} s\n")
+        click.echo(f"{counted(total - skipped, 'node')} in {time.monotonic() - started:.1f} s\n")
     return True

@@ -75,7 +75,7 @@ def test_missing_exports_what_the_plan_would_run(light: Path) -> None:
     )
     shutil.rmtree(light / "s" / "label")
     told = alignc("export", "light.yaml", "out", "--store", "s", "--missing", cwd=light)
-    assert "1 jobs of 2 nodes" in told and len(list((light / "out" / "nodes").iterdir())) == 2
+    assert "1 job of 2 nodes" in told and len(list((light / "out" / "nodes").iterdir())) == 2
     without_compiler(light, "out/run.sh")
     assert len(artifacts(light / "s")) == 8
 

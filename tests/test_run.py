@@ -143,7 +143,7 @@ def test_a_deleted_artifact_is_made_again_alone(light: Path) -> None:
     before = tables("light.yaml", "s", light)
     (label,) = (k for k, kind in artifacts(light / "s").items() if kind == "prepare")
     subprocess.run(["rm", "-r", light / "s" / "prepare" / label], check=True)
-    assert "1 nodes to run, 7 reused" in alignc("run", "light.yaml", "--store", "s", cwd=light)
+    assert "1 node to run, 7 reused" in alignc("run", "light.yaml", "--store", "s", cwd=light)
     assert tables("light.yaml", "s", light) == before
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from compiler.commands.common import Selectors, compile_, on_spec, open_store, select_nodes, select_options
+from runtime.plural import counted
 
 if TYPE_CHECKING:
     from runtime.store import Store
@@ -38,13 +39,12 @@ def command(spec: str, store_path: str, overrides: tuple[str, ...], form: str, s
         return
     program = compile_(spec, overrides, store)
     selected = select_nodes(program, store, selectors)
-    stages = len(program.graph.by_stage)
-    click.echo(
-        f"{spec}: right; {stages} stages, {len(program.graph.nodes)} nodes, {len(program.tables)} tables"
-    )
+    graph = program.graph
+    told = [(graph.by_stage, "stage"), (graph.nodes, "node"), (program.tables, "table")]
+    click.echo(f"{spec}: right; {', '.join(counted(len(some), noun) for some, noun in told)}")
     if selected is not None:
-        chosen = len({program.graph.nodes[i].stage for i in selected})
-        click.echo(f"selected: {chosen} stages, {len(selected)} nodes")
+        chosen = {graph.nodes[i].stage for i in selected}
+        click.echo(f"selected: {counted(len(chosen), 'stage')}, {counted(len(selected), 'node')}")
 
 
 def _document(spec: str, overrides: tuple[str, ...], store: Store, form: str) -> None:

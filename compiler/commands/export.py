@@ -17,6 +17,7 @@ from compiler.commands.common import (
     select_options,
     tell_blocked,
 )
+from runtime.plural import counted
 
 
 @click.command("export", short_help="Write plain sbatch scripts that work without the compiler.")
@@ -72,5 +73,5 @@ def command(
     require_places(made, profile)
     made = replace(made, estimated=kept(made, costs_of(made, store, profile)[0]))
     write_export(made, profile, store, Path(folder))
-    click.echo(f"wrote {folder}: {len(made.jobs)} jobs of {len(made.to_run())} nodes")
+    click.echo(f"wrote {folder}: {counted(len(made.jobs), 'job')} of {counted(len(made.to_run()), 'node')}")
     click.echo(f"{folder}/submit.sh submits them, {folder}/run.sh runs them on this machine")

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from compiler.commands.common import compile_, mended, on_spec, open_store
+from runtime.plural import counted
 
 
 @click.command("publish", short_help="Bundle a study, so that others can reproduce it.")
@@ -37,5 +38,5 @@ def command(spec: str, store_path: str, overrides: tuple[str, ...], held: str, f
     program = compile_(spec, overrides, store)
     words = [os.path.relpath(spec), *(word for each in overrides for word in ("--set", each))]
     with mended():
-        count, size = publish(program, store, Path(folder), held, shlex.join(words))  # type: ignore[arg-type]
-    click.echo(f"wrote {folder}: {count} artifact{'s' * (count != 1)}, {size / 1e6:,.1f} MB")
+        artifacts, size = publish(program, store, Path(folder), held, shlex.join(words))  # type: ignore[arg-type]
+    click.echo(f"wrote {folder}: {counted(artifacts, 'artifact')}, {size / 1e6:,.1f} MB")

@@ -25,6 +25,7 @@ from compiler.commands.common import (
     with_prices,
     with_tables,
 )
+from runtime.plural import counted
 
 
 @click.command("run")
@@ -65,7 +66,7 @@ def command(
         sys.exit(130)
     blocked = tell_blocked(made, "run")
     if bad:
-        click.echo(f"{bad} nodes not made; `alignc logs {spec} NODE` tells more", err=True)
+        click.echo(f"{counted(bad, 'node')} not made; `alignc logs {spec} NODE` tells more", err=True)
     if bad or blocked:
         sys.exit(1)
     print_tables(with_tables(program, selected), store)

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from compiler.commands.common import Selectors, compile_, mended, on_spec, open_store, select_nodes
+from runtime.plural import counted
 
 
 @click.command("write", short_help="Write answers, verdicts, scores or pairs in the forms of other programs.")
@@ -60,5 +61,5 @@ def command(
     if not chosen:
         raise UsageError("nothing was written")
     with mended():
-        count = write(program, store, chosen, form, output, name, out, onto)
-    click.echo(f"wrote {out}: {count} row{'s' * (count != 1)}")
+        rows = write(program, store, chosen, form, output, name, out, onto)
+    click.echo(f"wrote {out}: {counted(rows, 'row')}")

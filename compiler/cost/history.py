@@ -13,6 +13,7 @@ from compiler.cost.amounts import Range, observed
 from compiler.cost.models import size_of
 from runtime.files import read_json
 from runtime.job import CHOICE, DECLARED
+from runtime.plural import counted
 from runtime.store import Store
 
 MOST = 50  # manifests of a kind that are read: planning stays fast however full the store is
@@ -121,7 +122,7 @@ def _runs_on(device: str, gpu: bool, gpu_type: str | None) -> bool:
 
 
 def _told(jobs: Sequence[Ran], more: str = "") -> str:
-    return f"history of {len(jobs)} job{'s' * (len(jobs) != 1)}{more}"
+    return f"history of {counted(len(jobs), 'job')}{more}"
 
 
 def _sizes(jobs: Sequence[Ran]) -> str:

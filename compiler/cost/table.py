@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from compiler.cost.amounts import Cost, Costs, Range, total
 from compiler.cost.words import dollars, duration, short, spread
 from compiler.planning.plan import Plan
+from runtime.plural import counted
 
 if TYPE_CHECKING:
     from compiler.cost.budget import Held
@@ -29,7 +30,7 @@ def summary(plan: Plan, costs: Costs, budget: Sequence[Held]) -> list[str]:
         parts += [_usd(costs.usd)] if costs.usd.high else []
         lines.append(f"likely to cost {', '.join(parts)}")
     lines += [f"price unknown: {name}; add it to a price table (docs/cost.md)" for name in costs.unpriced]
-    lines += [f"no estimate for {n} node{'s' * (n != 1)}: {why}" for why, n in costs.unknown.items()]
+    lines += [f"no estimate for {counted(n, 'node')}: {why}" for why, n in costs.unknown.items()]
     lines += [f"{node}: likely to take {time}, over its time limit" for node, time in _late(plan, costs)]
     lines += [f"{'OVER BUDGET' if held.over else 'budget'}: {held.words}" for held in budget]
     return lines

@@ -15,6 +15,7 @@ from compiler.planning import beside
 from compiler.planning.causes import Effect
 from compiler.planning.plan import Plan, Step, processes
 from compiler.site.profile import Profile
+from runtime.plural import counted
 from runtime.store import Store
 
 SCHEMA = "alignc.plan/1"
@@ -114,7 +115,7 @@ def reasons(steps: list[Step]) -> str:
         counts[why] += number
     most = max(counts, key=lambda why: counts[why])
     others = len(counts) - 1
-    return most + (f" (and {others} other reason{'s' * (others > 1)})" if others else "")
+    return most + (f" (and {counted(others, 'other reason')})" if others else "")
 
 
 def to_text(
@@ -125,7 +126,7 @@ def to_text(
     gpu_hours: what nodes are likely to take, by id.
     """
     selected = "" if plan.selected is None else f" of {len(plan.steps)} selected"
-    lines = [f"{plan.program.spec.experiment}: {plan.estimate.nodes} nodes{selected}", ""]
+    lines = [f"{plan.program.spec.experiment}: {counted(plan.estimate.nodes, 'node')}{selected}", ""]
     rows: list[tuple[str, str, str, str]] = []
     for stage, steps in by_stage(plan).items():
         for action, sign in SIGNS.items():
@@ -133,15 +134,8 @@ def to_text(
             if every_node:
                 rows += [(sign, s.node.id, s.key[:12], s.why) for s in some]
             elif some:
-                count = f"{len(some)} node{'s' * (len(some) > 1)}"
-                rows.append(
-                    (
-                        sign,
-                        _title(stage, some),
-                        f"{some[0].node.kind.name}, {count}",
-                        reasons(some),
-                    )
-                )
+                what = f"{some[0].node.kind.name}, {counted(len(some), 'node')}"
+                rows.append((sign, _title(stage, some), what, reasons(some)))
     widths = [max((len(row[i]) for row in rows), default=0) for i in range(4)]
     lines += [f"  {r[0]} {r[1]:<{widths[1]}}  {r[2]:<{widths[2]}}  {r[3]}" for r in rows]
     if plan.effects:
@@ -160,14 +154,14 @@ def totals(plan: Plan) -> list[str]:
     acts = [f"{e.run - e.rerun} to run (+)"] + ([f"{e.rerun} to run again (~)"] if e.rerun else [])
     acts += [f"{e.reuse} reused (=)", f"{e.wait} queued or running (>)"]
     acts += [f"{e.blocked} blocked (x)"] if e.blocked else []
-    lines = [", ".join(acts) + f"; {len(plan.jobs)} sbatch call{'s' * (len(plan.jobs) != 1)} on Slurm"]
+    lines = [", ".join(acts) + f"; {counted(len(plan.jobs), 'sbatch call')} on Slurm"]
     lines += _shared(plan)
     places: Counter[str] = Counter()
     for job in plan.jobs:
         if job.resources.partition:
             places[job.resources.partition] += job.size
     if places:
-        told = (f"{name} ({count} task{'s' * (count != 1)})" for name, count in places.items())
+        told = (f"{name} ({counted(tasks, 'task')})" for name, tasks in places.items())
         lines.append(f"partitions: {', '.join(told)}")
     lines += beside.in_words(plan)
     if e.run:
@@ -186,7 +180,7 @@ def _shared(plan: Plan) -> list[str]:
     if nodes == distinct:
         return []
     told = ", ".join(f"{kind} {distinct[kind]} of {number}" for kind, number in nodes.items())
-    return [f"distinct work: {distinct.total()} of {nodes.total()} nodes ({told})"]
+    return [f"distinct work: {distinct.total():,} of {counted(nodes.total(), 'node')} ({told})"]
 
 
 # ---------------------------------------------------------------- drawings

@@ -21,6 +21,7 @@ from compiler.output.layout import ROW_HEIGHT, Box, Drawing, draw
 from compiler.planning.plan import JobGroup, Plan, Step, processes
 from compiler.site.profile import Profile
 from compiler.slurm.script import Script, preview
+from runtime.plural import counted
 from runtime.store import Store
 from runtime.templates import environment
 
@@ -183,11 +184,10 @@ class _Strings:
 def _asks(step: Step) -> str:
     asked, cpus = step.node.resources, step.node.resources.cpus * processes(step.node)
     hours = _hours([(cpus * asked.minutes / 60, asked.gpus * asked.minutes / 60)])
-    gpus = f", {asked.gpus} GPU{'s' * (asked.gpus > 1)}" if asked.gpus else ""
+    gpus = f", {counted(asked.gpus, 'GPU')}" if asked.gpus else ""
     nodes = f"{asked.nodes} nodes, " if asked.nodes > 1 else ""
     return (
-        f"{nodes}{cpus} CPU{'s' * (cpus > 1)}{gpus}, {asked.memory_gb:g} GiB, {asked.minutes} min at most"
-        f" ({hours})"
+        f"{nodes}{counted(cpus, 'CPU')}{gpus}, {asked.memory_gb:g} GiB, {asked.minutes} min at most ({hours})"
     )
 
 

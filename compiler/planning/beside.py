@@ -12,6 +12,7 @@ from itertools import chain
 from compiler.cost.amounts import Cost, Costs, Range, exactly, total
 from compiler.planning.plan import JobGroup, Plan, hours_at_most
 from compiler.site.profile import Partition, Profile
+from runtime.plural import counted
 
 
 def side_by_side(plan: Plan, profile: Profile) -> Plan:
@@ -58,7 +59,7 @@ def in_words(plan: Plan) -> list[str]:
     """A line on what goes side by side, and on the GPUs that are paid for and idle; none without either."""
     packed = [job for job in plan.jobs if job.arms]
     arms, tasks = sum(sum(map(len, job.arms)) for job in packed), sum(job.size for job in packed)
-    told = [f"{arms} arms in {tasks} task{'s' * (tasks > 1)}, side by side"] if arms else []
+    told = [f"{arms} arms in {counted(tasks, 'task')}, side by side"] if arms else []
     idle = sum(map(_idle_hours, plan.jobs))
     told += [f"idle GPUs are paid for, {idle:.3g} GPU-hours at most"] if idle > 1e-6 else []
     return [f"whole nodes: {'; '.join(told)}"] if told else []

@@ -21,6 +21,7 @@ from compiler.graph import Binding, Node, axis_name
 from compiler.planning.origin import origin
 from compiler.program import Program
 from runtime.fields import identity
+from runtime.plural import counted
 
 What = Literal["config", "declaration", "content", "template", "code", "input", "candidates", "choice"]
 TAGS = ("provider", "kind")  # where these differ, two records have nothing else in common
@@ -88,11 +89,7 @@ class Effect:
         if not stages:
             return str(self.change)
         nodes = len(self.after)
-        return f"{self.change}; {_count(stages, 'stage')} after it ({_count(nodes, 'node')})"
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'s' * (number != 1)}"
+        return f"{self.change}; {counted(stages, 'stage')} after it ({counted(nodes, 'node')})"
 
 
 def recipes(program: Program) -> dict[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ from compiler.output.emit import matrix
 from compiler.planning.causes import Cause, Effect, causes, differences, effects, pairs, recipes, shown
 from compiler.program import Program
 from runtime.fields import affects, taken
+from runtime.plural import counted
 
 SCHEMA = "alignc.diff/1"
 
@@ -207,7 +208,8 @@ def to_text(difference: Difference) -> str:
     counts += [f"{len(d.changed)} other work"] * bool(d.changed)
     counts += [f"{len(d.only_a)} only in the first"] * bool(d.only_a)
     counts += [f"{len(d.only_b)} only in the second"] * bool(d.only_b)
-    head = f"{a} ({len(d.a.keys)} nodes) -> {b} ({len(d.b.keys)} nodes): {', '.join(counts)}"
+    sizes = [counted(len(side.keys), "node") for side in (d.a, d.b)]
+    head = f"{a} ({sizes[0]}) -> {b} ({sizes[1]}): {', '.join(counts)}"
     index = {n.id: n for n in d.b.graph.nodes}
     blocks: list[list[str]] = []
     for effect in d.effects:
@@ -236,9 +238,9 @@ def _folded(nodes: Sequence[Node], sign: str, other: Program | None = None) -> l
         stages.setdefault(node.stage, []).append(node)
     lines: list[str] = []
     for stage, some in stages.items():
-        count = f"{len(some)} node{'s' * (len(some) > 1)}"
+        size = counted(len(some), "node")
         values = _new_values(some, other) if other else ""
-        lines.append(f"    {sign} {f'{stage} {matrix(some)}'.rstrip()}  {some[0].kind.name}, {count}{values}")
+        lines.append(f"    {sign} {f'{stage} {matrix(some)}'.rstrip()}  {some[0].kind.name}, {size}{values}")
     return lines
 
 
@@ -257,7 +259,7 @@ def _renamed(pairs_: Iterable[tuple[str, str]]) -> list[str]:
     for one, other in pairs_:
         stages = one.partition("[")[0], other.partition("[")[0]
         counts[stages if stages[0] != stages[1] else (one, other)] += 1
-    return [f"    {a} -> {b}, {n} node{'s' * (n > 1)}" for (a, b), n in counts.items()]
+    return [f"    {a} -> {b}, {counted(n, 'node')}" for (a, b), n in counts.items()]
 
 
 def to_json(difference: Difference) -> str:

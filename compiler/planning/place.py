@@ -18,6 +18,7 @@ from compiler.planning.plan import Plan, processes
 from compiler.program import Program
 from compiler.site.profile import Partition, Profile, Rule
 from runtime.declare import ModelDecl
+from runtime.plural import counted
 from runtime.stage import Resources
 
 GIVEN = ("cpus", "gpus", "memory_gb", "minutes", "partition")  # by a rule
@@ -185,8 +186,8 @@ def _no_place(node: Node, size: float | None, profile: Profile) -> str:
 
 
 def in_words(asked: Resources, count: int, gpu_memory_gb: float | None = None) -> str:
-    gpus = f"{asked.gpus} GPU{'s' * (asked.gpus > 1)}"
+    gpus = counted(asked.gpus, "GPU")
     gpus += f" of {gpu_memory_gb:g} GiB" if gpu_memory_gb else ""
     words = [f"{asked.nodes} nodes"] if asked.nodes > 1 else []
-    words += [f"{asked.cpus * count} CPU{'s' * (asked.cpus * count > 1)}", f"{asked.memory_gb:g} GiB"]
+    words += [counted(asked.cpus * count, "CPU"), f"{asked.memory_gb:g} GiB"]
     return ", ".join([*words, *([gpus] if asked.gpus else []), f"{asked.minutes} minutes"])

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 
 from compiler.site.facts import Hardware, Site, SlurmPartition
+from runtime.plural import counted
 
 # GiB, where a name tells it; several: the same name was sold with each.
 GPU_MEMORY: dict[str, tuple[int, ...]] = {
@@ -74,9 +75,9 @@ def _unusable(partition: SlurmPartition, site: Site) -> str:
 
 def _partition(partition: SlurmPartition) -> Iterator[str]:
     said = partition.described()
-    count = sum(h.nodes for h in partition.hardware)
+    nodes = sum(h.nodes for h in partition.hardware)
     default = ", the default" if partition.default else ""
-    yield f"  {_scalar(partition.name)}:   # {count} node{'s' * (count != 1)}{default}"
+    yield f"  {_scalar(partition.name)}:   # {counted(nodes, 'node')}{default}"
     if said.max_minutes is None:
         yield "    # max_minutes:   # no limit"
     else:

@@ -14,6 +14,7 @@ from compiler.planning.plan import State, make_plan, processes
 from compiler.program import Program
 from compiler.site.facts import Site, SlurmPartition
 from compiler.site.profile import Profile
+from runtime.plural import counted
 from runtime.provenance import code_digest
 
 SCHEMA = "alignc.doctor/1"
@@ -270,7 +271,7 @@ def _check_gpus(group: str, told: Mapping[str, Any], gpus: int) -> Iterator[Chec
     seen = torch.get("gpus") or []
     if seen:
         names = ", ".join(f"{gpu['name']} {gpu['memory_gb']:g} GiB" for gpu in seen)
-        yield Check(group, "ok", f"torch sees {len(seen)} GPU{'s' * (len(seen) > 1)}: {names}")
+        yield Check(group, "ok", f"torch sees {counted(len(seen), 'GPU')}: {names}")
     elif gpus and told["torch"] is not None and not torch.get("problem"):
         driver = f"the driver tells of {len(told['driver'])}" if told["driver"] else "there is no nvidia-smi"
         built = f"for CUDA {torch['cuda']}" if torch.get("cuda") else "without CUDA"

@@ -26,6 +26,7 @@ from compiler.slurm.queue import CLOCKS_S, GRACE_S, MISSING, NEW, Look, Queued, 
 from compiler.slurm.reasons import ends, waits
 from runtime.claims import owner_of
 from runtime.files import read_json
+from runtime.plural import counted
 from runtime.slurm.again import read_again
 from runtime.spending import paid_gpus, spent
 from runtime.store import Store
@@ -136,7 +137,7 @@ def _why_failed(store: Store, identity: Identity, task: Queued | None) -> str:
     tried = again.tries.get(failure.kind.value, 0)
     if not again.used_up(failure.kind):
         return f"{told}; {failure.advice}"
-    return f"{told}; it was tried again {tried} time{'s' * (tried > 1)}, so `alignc retry` alone submits it"
+    return f"{told}; it was tried again {counted(tried, 'time')}, so `alignc retry` alone submits it"
 
 
 def _progress(store: Store, asked: str, since: float) -> tuple[str, float | None]:
@@ -317,7 +318,7 @@ def summary(told: Report) -> str:
     done = sum(s.phase == "done" for s in told.states)
     hours = f"; {short(told.gpu_hours)} GPU-hours spent" if told.gpu_hours is not None else ""
     counts = f"; {_counts(told.states)}" if told.states else ""
-    return f"{told.experiment}: {done} of {len(told.states)} nodes done{counts}{hours}"
+    return f"{told.experiment}: {done:,} of {counted(len(told.states), 'node')} done{counts}{hours}"
 
 
 def node_line(state: NodeState, width: int) -> str:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from runtime.plural import counted
 from runtime.results.jobs import Job
-from runtime.results.words import count
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def told(jobs: Iterable[Job]) -> str:
     each = ", ".join(f"${line.usd_per_label:.4f} a label of {line.llm} ({line.what})" for line in labelled)
     tokens = f"{whole.input_tokens + whole.output_tokens:,} tokens"
     shared = f"; {whole.shared_share:.0%} of replies shared" if whole.shared else ""
-    paid = f"paid: {count(whole.requests, 'request')}, {tokens}, ${whole.usd:,.2f}"
+    paid = f"paid: {counted(whole.requests, 'request')}, {tokens}, ${whole.usd:,.2f}"
     return paid + shared + (each and f"; {each}")
 
 

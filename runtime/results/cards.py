@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from runtime.plural import counted
 from runtime.results.jobs import Job
 from runtime.results.metrics import Metric
 from runtime.results.table import Cell, Column, Table
-from runtime.results.words import cell_text, count, noun_of, number, published_text, with_error
+from runtime.results.words import cell_text, noun_of, number, published_text, with_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +62,9 @@ def _interval(cell: Cell, metric: Metric) -> str:
 
 def card_of(anchor: str, row: str, column: Column, cell: Cell, table: Table, jobs: Mapping[str, Job]) -> Card:
     metric = column.metric
-    said = [count(len(cell.members), noun_of(table.over))]
+    said = [counted(len(cell.members), noun_of(table.over))]
     if cell.n_prompts:
-        said.append(count(cell.n_prompts, "prompt"))
+        said.append(counted(cell.n_prompts, "prompt"))
     if cell.spread is not None:
         said.append(f"standard deviation over {noun_of(table.over)}s {number(cell.spread, metric.decimals)}")
     if cell.value is None:

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from runtime.plural import counted
 from runtime.results.jobs import Job
-from runtime.results.words import count
 
 Unit = Literal["gpu_hours", "cpu_hours", "usd"]
 UNITS: dict[Unit, str] = {"gpu_hours": "GPU-hours", "cpu_hours": "CPU-hours", "usd": "dollars"}
@@ -100,7 +100,7 @@ class Costs:
         if not self.whole.before:
             return ""
         cost = ", ".join(map(_spent, _by_unit(self.whole.before)))
-        return count(len(self.whole.before), "job") + (cost and f", which had cost {cost}")
+        return counted(len(self.whole.before), "job") + (cost and f", which had cost {cost}")
 
     @property
     def text(self) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from runtime.plural import counted
 from runtime.results.asked import Asked, asked_of, total
 from runtime.results.cards import Card, card_of
 from runtime.results.claim_words import meaning, places, sentence, sides_of
@@ -26,7 +27,6 @@ from runtime.results.timeline import timeline_of
 from runtime.results.words import (
     Finding,
     Shown,
-    count,
     findings,
     grid,
     notes,
@@ -293,8 +293,8 @@ def _headline(tables: Sequence[Table], jobs: Mapping[str, Job]) -> str:
     states = Counter(job.status for job in jobs.values())
     told = ", ".join(f"{states[status]:,} {status}" for status in STATUSES if states[status])
     wall = sum(job.wall_s or 0.0 for job in jobs.values())
-    numbers = f"{full:,} of {count(len(cells), 'number')} in place."
-    return f"{numbers} {count(len(jobs), 'job')}: {told}. Work: {duration(wall)}."
+    numbers = f"{full:,} of {counted(len(cells), 'number')} in place."
+    return f"{numbers} {counted(len(jobs), 'job')}: {told}. Work: {duration(wall)}."
 
 
 def page(
@@ -365,5 +365,5 @@ def _fill(
         duration=duration,
         moment=moment,
         number=number,
-        count=count,
+        counted=counted,
     )

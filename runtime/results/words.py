@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from runtime.plural import counted
 from runtime.results.metrics import Metric
 from runtime.results.table import Cell, Column, Comparison, Member, Published, Table
 
@@ -55,10 +56,6 @@ def number(value: float, decimals: int) -> str:
     return text.replace("-", "−")
 
 
-def count(n: int, noun: str) -> str:
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
-
-
 def noun_of(over: Sequence[str]) -> str:
     """What the members of a cell are called: seeds, where the table averages over that axis alone."""
     return over[0].replace("_", " ") if len(over) == 1 else "run"
@@ -78,7 +75,7 @@ def cell_text(cell: Cell, metric: Metric, over: Sequence[str]) -> str:
     states = {member.status for member in cell.members}
     if cell.n_seeds == 0 and len(states) == 1:
         return states.pop()
-    return f"{cell.n_seeds} of {count(cell.n_expected, noun_of(over))}"
+    return f"{cell.n_seeds} of {counted(cell.n_expected, noun_of(over))}"
 
 
 def published_text(published: Published | None, metric: Metric) -> str:
@@ -108,7 +105,7 @@ def _range(values: Iterable[int | None], noun: str) -> str:
     known = sorted({value for value in values if value is not None})
     if not known:
         return ""
-    return count(known[0], noun) if len(known) == 1 else f"{known[0]:,} to {known[-1]:,} {noun}s"
+    return counted(known[0], noun) if len(known) == 1 else f"{known[0]:,} to {known[-1]:,} {noun}s"
 
 
 def _cells(table: Table) -> Iterator[tuple[str, Column, Cell]]:
@@ -161,14 +158,14 @@ def missing_notes(table: Table) -> list[str]:
         if cell.missing:
             told = "; ".join(_member_note(member, column.metric) for member in cell.members)
             if len({member.missing for member in cell.members}) == 1 and len(cell.members) > 1:
-                told = f"{cell.missing[0].missing} (all {count(len(cell.members), noun_of(table.over))})"
+                told = f"{cell.missing[0].missing} (all {counted(len(cell.members), noun_of(table.over))})"
             reasons.setdefault(told, []).append(f"{row} / {column.label}")
     return [f"{_places(places)}: {told}" for told, places in reasons.items()]
 
 
 def _places(places: Sequence[str]) -> str:
     """Where something is missing; many places are counted, for each cell says so itself."""
-    return ", ".join(places) if len(places) <= MAX_PLACES else count(len(places), "number")
+    return ", ".join(places) if len(places) <= MAX_PLACES else counted(len(places), "number")
 
 
 def notes(table: Table) -> list[str]:
@@ -194,7 +191,7 @@ def _enough(decimals: int, *values: float) -> int:
 
 def _basis(comparison: Comparison, table: Table) -> str:
     runs = _range((len(comparison.a), len(comparison.b)), noun_of(table.over))
-    return f"{runs}, {count(comparison.n_prompts or 0, 'prompt')}"
+    return f"{runs}, {counted(comparison.n_prompts or 0, 'prompt')}"
 
 
 def _where(comparison: Comparison, table: Table) -> str:

@@ -42,7 +42,7 @@ def test_help_has_examples(command: str, tmp_path: Path) -> None:
 
 
 def test_check(study: Path) -> None:
-    assert "study.yaml: right; 17 stages, 58 nodes, 1 tables" in alignc("check", "study.yaml", cwd=study)
+    assert "study.yaml: right; 17 stages, 58 nodes, 1 table" in alignc("check", "study.yaml", cwd=study)
     text = alignc("check", "study.yaml", "--set", "stages.tune.epochs=x", cwd=study, code=2)
     assert "error AC103" in text and "1 problem found" in text
 
