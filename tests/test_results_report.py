@@ -115,6 +115,17 @@ def test_missing_numbers_say_why(page: Page) -> None:
     assert "16 of 18 numbers in place. 102 jobs: 97 done, 1 failed, 1 blocked, 3 not run." in page.text
 
 
+def test_work_that_several_stages_share_counts_once(store: Store, tmp_path: Path) -> None:
+    world = World(store)
+    world.node("full_test", "evaluate")
+    world.seal_scores("full_test", [1.0, 0.0])
+    world.nodes.append({**world.nodes[0], "id": "again_test", "stage": "again_test"})
+    cells = [world.cell("full_test"), world.cell("again_test")]
+    world.tables.append(table("main", {"A": "win_rate", "B": "win_rate"}, {"r": cells}))
+    page = Page(report(store, world, tmp_path / "out"))
+    assert "2 of 2 numbers in place. 2 nodes, 1 job: 1 done. Work: 1 min 30 s." in page.text
+
+
 def test_samples_show_one_of_each_outcome(page: Page) -> None:
     assert "gpt-4-0314, reference shown first: Output (b)" in page.text
     assert {"preferred to the reference", "reference preferred"} <= {word.strip() for word in page.words}

@@ -290,11 +290,13 @@ def _versions(environments: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]
 def _headline(tables: Sequence[Table], jobs: Mapping[str, Job]) -> str:
     cells = [cell for table in tables for row in table.rows for cell in row.cells if cell.members]
     full = sum(cell.value is not None for cell in cells)
-    states = Counter(job.status for job in jobs.values())
+    distinct = {job.key: job for job in jobs.values()}  # what several stages need is done once
+    states = Counter(job.status for job in distinct.values())
     told = ", ".join(f"{states[status]:,} {status}" for status in STATUSES if states[status])
-    wall = sum(job.wall_s or 0.0 for job in jobs.values())
+    wall = sum(job.wall_s or 0.0 for job in distinct.values())
+    nodes = f"{counted(len(jobs), 'node')}, " if len(jobs) > len(distinct) else ""
     numbers = f"{full:,} of {counted(len(cells), 'number')} in place."
-    return f"{numbers} {counted(len(jobs), 'job')}: {told}. Work: {duration(wall)}."
+    return f"{numbers} {nodes}{counted(len(distinct), 'job')}: {told}. Work: {duration(wall)}."
 
 
 def page(
