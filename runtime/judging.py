@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, overload
 
 from runtime.declare import LLM
-from runtime.files import RowsOnDisk, append_rows, placed_rows
+from runtime.files import append_rows
 from runtime.job import Job, JobError
 from runtime.llms.base import Failure, Outcome, Request
 from runtime.llms.client import Progress, ask_all
@@ -23,6 +23,7 @@ from runtime.llms.ledger import Ledger
 from runtime.llms.purse import purse_of
 from runtime.llms.shared import shelf_of
 from runtime.parsers import TIE, LogprobsParser
+from runtime.rows import RowsOnDisk, placed_rows
 from runtime.statistics.estimates import mean
 from runtime.wordings import Pair, Shown, Wording, open_wording, template
 
@@ -57,7 +58,7 @@ def read_completions(path: Path) -> Mapping[str, dict[str, Any]]:
 
 def read_by_id(path: Path, *texts: str) -> Mapping[str, dict[str, Any]]:
     """Rows by id, each with these fields of text. Raises JobError for anything else."""
-    rows = RowsOnDisk(path)
+    rows = RowsOnDisk(path, "id", dict)
     try:
         for number, place, row in placed_rows(path):
             bad = [name for name in ("id", *texts) if not isinstance(row.get(name), str)]
@@ -65,7 +66,7 @@ def read_by_id(path: Path, *texts: str) -> Mapping[str, dict[str, Any]]:
                 raise JobError(f"{path}: row {number} has no text in {', '.join(map(repr, bad))}")
             if row["id"] in rows:
                 raise JobError(f"{path}: row {number} repeats the id {row['id']!r}")
-            rows.add(row["id"], place)
+            rows.place(row["id"], place)
     except ValueError as error:
         raise JobError(str(error)) from error
     return rows

@@ -21,14 +21,14 @@ class Lines:
         self._synced = time.monotonic()
 
     def append(self, line: Mapping[str, Any]) -> int:
-        """One write, so that a killed process leaves a whole line or a torn last one. Returns its bytes."""
+        """One write, so that a kill leaves a whole line or a torn last one. Returns where it begins."""
         left = (json.dumps(line, ensure_ascii=False) + "\n").encode()
         size = len(left)
         while left:
             left = left[os.write(self._handle, left) :]
         if time.monotonic() - self._synced > SYNC_S:
             self.sync()
-        return size
+        return os.lseek(self._handle, 0, os.SEEK_CUR) - size
 
     def sync(self) -> None:
         os.fsync(self._handle)
