@@ -17,6 +17,7 @@ from runtime.declare import LLM
 from runtime.files import append_rows
 from runtime.job import Job, JobError
 from runtime.llms.base import Failure, Outcome, Request
+from runtime.llms.batch_log import in_batches
 from runtime.llms.client import Progress, ask_all
 from runtime.llms.ledger import NAME as LEDGER
 from runtime.llms.ledger import Ledger
@@ -290,7 +291,9 @@ def judge_job(job: Job, declaration: LLM, pairs: Sequence[Pair]) -> Iterator[tup
         Ledger(job.scratch / LEDGER, purse_of(job), shelf_of(job)) as ledger,
         (job.out / VERDICTS).open("w", encoding="utf-8") as file,
     ):
-        for start, part in _parts(pairs, len(pairs) if _in_batches(declaration) else AT_ONCE):
+        # Batches take hours each, and one that is under way may hold rows of any part.
+        at_once = len(pairs) if in_batches(declaration, ledger.path) else AT_ONCE
+        for start, part in _parts(pairs, at_once):
             progress = _progress(job, start, len(pairs))
             verdicts = judge(part, declaration, job.config, ledger, progress, asked)
             append_rows(file, verdicts)
@@ -301,11 +304,6 @@ def judge_job(job: Job, declaration: LLM, pairs: Sequence[Pair]) -> Iterator[tup
         job.report(**found, **ledger.totals().figures())
         if job.config.repeats > 1:
             job.report(repeats_without_preference=lacking)
-
-
-def _in_batches(declaration: LLM) -> bool:
-    """Whether requests go in batches, which take hours each: then all are asked at once."""
-    return getattr(declaration, "mode", "live") == "batch"
 
 
 def _parts(pairs: Sequence[Pair], most: int) -> Iterator[tuple[int, Sequence[Pair]]]:

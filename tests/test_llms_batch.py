@@ -223,6 +223,20 @@ def test_live_ends_what_is_under_way_and_asks_the_rest_at_once(
     assert sum(call.path.endswith(("/messages", "/completions")) for call in server.calls) == 3
 
 
+@pytest.mark.parametrize("mode", ["batch", "live"])
+def test_a_batch_that_nobody_needs_is_ended(
+    server: BatchServer, llm: Callable[..., LLM], tmp_path: Path, mode: str
+) -> None:
+    """While it was under way, another job was told all of it: what it has answered is kept all the same."""
+    die(server, llm(), tmp_path, at=lambda call: server.batches and call.method == "GET")
+    for job, how in (("other", "live"), (".", mode)):
+        with Ledger(tmp_path / job / "ledger.jsonl", shelf=Shelf(tmp_path / "a", "label", job)) as ledger:
+            assert texts(ask_all(llm(mode=how), requests(6), ledger)) == answered(6)
+    assert (ledger.totals().replies, ledger.totals().shared) == (3, 3)
+    assert server.batches[0].cancelled and sum(server.paid.values()) == 6 + 3
+    assert not open_batches(tmp_path / "batches.jsonl") and len(server.batches) == 1
+
+
 def test_too_much_for_the_queue_is_sent_in_parts(server: BatchServer, tmp_path: Path) -> None:
     server.most_waiting = 3
     llm = declare("openai", server.openai)
@@ -370,6 +384,7 @@ def test_a_run_killed_at_any_write_pays_once(
         limit = 9999
         assert texts(ask(llm, requests(3), folder)) == answered(3)
         assert server.paid == once(3), f"killed at step {number}"
+        assert not open_batches(folder / "batches.jsonl")
         if whole:
             break
     assert number == 2 * (3 + 3)  # meant, made, settled, and three replies

@@ -140,6 +140,11 @@ def batches_of(store: Store, key: str) -> dict[str, Batch]:
     return open_batches(store.work(key) / "scratch" / NAME)
 
 
+def under_way(ledger: Path) -> set[str]:
+    """Content keys of what waits in the batches of a job, by the path of its ledger."""
+    return {key for batch in open_batches(ledger.with_name(NAME)).values() for key in batch.rows}
+
+
 def in_batches(declaration: Any, ledger: Path) -> bool:
     """Whether requests go in batches: the spec says so, or an earlier run has some under way."""
-    return getattr(declaration, "mode", "live") == "batch" or bool(open_batches(ledger.with_name(NAME)))
+    return getattr(declaration, "mode", "live") == "batch" or bool(under_way(ledger))

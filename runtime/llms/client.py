@@ -32,7 +32,7 @@ from runtime.llms.base import (
     Skipped,
     Usage,
 )
-from runtime.llms.batch_log import in_batches
+from runtime.llms.batch_log import in_batches, under_way
 from runtime.llms.ledger import Ledger
 from runtime.llms.limiter import Limiter, Reservation, Window, estimate_tokens, limiter_of
 from runtime.llms.registry import make_provider
@@ -358,12 +358,15 @@ def ask_all(
         raise ValueError("two requests have the same id")
     distinct = {keys[request.id]: request for request in reversed(requests)}
     asked = [(key, request) for key, request in reversed(distinct.items()) if ledger.reply(key) is None]
-    with ledger.sharing(declaration, asked):
+    waiting = under_way(ledger.path)  # paid for, or about to be: what others share comes too late for them
+    with ledger.sharing(declaration, asked, but=waiting):
         todo = [(key, request) for key, request in asked if ledger.reply(key) is None]
         known = len(distinct) - len(todo)
-        caught = _run(
-            declaration, todo, ledger, lambda done, total, text: progress(known + done, known + total, text)
-        )
+
+        def tell(done: int, total: int, text: str) -> None:
+            progress(known + done, known + total, text)
+
+        caught = _run(declaration, todo, ledger, tell) if todo or waiting else []
     for number in caught:
         _pass_on(number)
     outcomes = {key: ledger.outcomes[key] for key in distinct}
@@ -373,6 +376,6 @@ def ask_all(
 def _run(declaration: LLM, todo: Sequence[tuple[str, Request]], ledger: Ledger, tell: Progress) -> list[int]:
     """Ask what is to do, in a loop of its own; returns the signals that ended it early."""
     try:
-        return asyncio.run(_ask(declaration, todo, ledger, tell)) if todo else []
+        return asyncio.run(_ask(declaration, todo, ledger, tell))
     except Fatal as error:
         raise JobError(str(error)) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,12 +200,15 @@ class Ledger:
         self._lines.sync()
 
     @contextmanager
-    def sharing(self, declaration: LLM, todo: Sequence[tuple[str, Request]]) -> Iterator[None]:
-        """Settle what other jobs share the answers of, and share what comes."""
+    def sharing(
+        self, declaration: LLM, todo: Sequence[tuple[str, Request]], but: Container[str] = ()
+    ) -> Iterator[None]:
+        """Settle what other jobs share the answers of, all but some content keys, and share what comes."""
         self.answers = self.shelf.of(declaration, todo) if self.shelf is not None and todo else None
         try:
             for key, request in todo:
-                self.settle_shared(key, request)
+                if key not in but:
+                    self.settle_shared(key, request)
             yield
         finally:
             if self.answers is not None:
@@ -218,6 +221,10 @@ class Ledger:
         if reply is not None:
             self.append(request, key, reply, 0)
         return reply
+
+    def is_shared(self, key: str) -> bool:
+        """Whether another job shares the answer to a request."""
+        return self.answers is not None and self.answers.knows(key)
 
     @property
     def money(self) -> str:
