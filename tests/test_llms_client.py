@@ -214,6 +214,9 @@ DAYS = {
     "JSON cut off": Day(Fault(200, body='{"choices": [{"message"'), 2),
     "not JSON by its type": Day(Fault(200, {"content-type": "text/plain"}, "busy"), 2),
     "another shape": Day(Fault(200, body={"hello": 1}), 2),
+    "no number of tokens": Day(answered(usage={"prompt_tokens": [1], "input_tokens": [1]}), 2),
+    "endless tokens": Day(answered(usage={"prompt_tokens": 1e999, "input_tokens": 1e999}), 2),
+    "nested without end": Day(Fault(200, body="[" * 100_000), 2),
     "a list": Day(Fault(200, body=[1])),
     "null": Day(Fault(200, body=None)),
     "nothing in it": Day(answered(choices=[], content=[]), 2),
@@ -282,6 +285,28 @@ def test_ledger_lines_can_be_audited(server: JudgeServer, llm: Callable[..., LLM
     counted = {"prompt_tokens", "input_tokens"} & replied["raw"]["usage"].keys()
     assert [replied["raw"]["usage"][name] for name in counted] == [2]
     assert refused.items() >= ({"id": "r1"} | paid).items() and refused["failure"]["kind"] == "refused"
+
+
+@pytest.mark.parametrize(("price", "usd"), [(0.5, 400 * 2 + 600 * 0.5 + 10 * 10), (None, 1000 * 2 + 10 * 10)])
+def test_input_in_the_providers_cache_costs_less_where_its_price_is_known(
+    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path, price: float | None, usd: float
+) -> None:
+    """OpenAI counts cached tokens among the others, Anthropic apart."""
+    openai = {"prompt_tokens": 1000, "completion_tokens": 10, "prompt_tokens_details": {"cached_tokens": 600}}
+    anthropic = {"input_tokens": 300, "output_tokens": 10, "cache_read_input_tokens": 600,
+                 "cache_creation_input_tokens": 100}  # fmt: skip
+    fault = answered(
+        usage=openai | anthropic,
+        content=[{"type": "text", "text": "yes"}],
+        choices=choice("stop", content="yes"),
+    )
+    server.script = lambda number, seen: fault(seen)
+    prices = {"usd_per_million_input": 2.0, "usd_per_million_output": 10.0}
+    ask(llm(**prices, usd_per_million_cached_input=price), requests(1), tmp_path / "l")
+    with Ledger(tmp_path / "l") as ledger:
+        totals = ledger.totals()
+        assert totals.cost_usd == pytest.approx(usd / 1e6) and totals.input_tokens == 1000
+        assert [o.usage.cached_tokens for o in ledger.outcomes.values()] == [600]
 
 
 def test_all_wait_as_long_as_the_server_asked(

@@ -58,14 +58,16 @@ def limits_of(declaration: LLM) -> Limits:
 
 def cost_usd(declaration: LLM, usage: Usage) -> float | None:
     """What a reply cost; None where a price is not declared."""
-    prices = (
-        getattr(declaration, "usd_per_million_input", None),
-        getattr(declaration, "usd_per_million_output", None),
-    )
-    if prices[0] is None or prices[1] is None:
+    if not isinstance(declaration, OpenAiLLM | AnthropicLLM):
         return None
-    share: float = getattr(declaration, "price_share", 1.0)
-    return (usage.input_tokens * prices[0] + usage.output_tokens * prices[1]) / 1e6 * share
+    read, write = declaration.usd_per_million_input, declaration.usd_per_million_output
+    if read is None or write is None:
+        return None
+    cached = declaration.usd_per_million_cached_input
+    usd = usage.input_tokens * read + usage.output_tokens * write
+    if cached is not None:
+        usd -= usage.cached_tokens * (read - cached)
+    return usd / 1e6 * declaration.price_share
 
 
 def addressed(declaration: LLM, request: Request) -> Request:

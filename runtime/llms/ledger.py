@@ -60,6 +60,7 @@ def encode(request: Request, key: str, outcome: Outcome, attempts: int) -> dict[
         "input_tokens": outcome.usage.input_tokens,
         "output_tokens": outcome.usage.output_tokens,
         "cost_usd": outcome.cost_usd,
+        **({"cached_tokens": outcome.usage.cached_tokens} if outcome.usage.cached_tokens else {}),
     }
     if isinstance(outcome, Failure):
         failure = {"kind": outcome.kind, "message": outcome.message}
@@ -78,7 +79,8 @@ def encode(request: Request, key: str, outcome: Outcome, attempts: int) -> dict[
 
 def decode(line: dict[str, Any]) -> Outcome:
     """What a line says was the outcome."""
-    usage = Usage(line.get("input_tokens", 0), line.get("output_tokens", 0))
+    counted = ("input_tokens", "output_tokens", "cached_tokens")
+    usage = Usage(*(line.get(name, 0) for name in counted))
     if "failure" in line:
         return Failure(line["failure"]["kind"], line["failure"]["message"], usage, line.get("cost_usd"))
     return Reply(
