@@ -157,6 +157,8 @@ def test_a_bad_row_is_left_out(server: BatchServer, llm: Callable[..., LLM], tmp
     failure = ask(llm(), requests(5), tmp_path)["r3"]
     assert isinstance(failure, Failure) and failure.kind == "bad_request" and "too long" in failure.message
     assert len(server.batches) == 1
+    assert ask(llm(), requests(5), tmp_path)["r3"] == failure  # asked again, alone
+    assert len(server.batches) == 2
 
 
 def test_doubled_damaged_and_unknown_rows(

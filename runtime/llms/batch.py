@@ -36,6 +36,7 @@ from runtime.llms.client import (
     addressed,
     backoff_s,
     cost_usd,
+    fails_again,
     limits_of,
 )
 from runtime.llms.ledger import Ledger
@@ -348,7 +349,9 @@ class _Run:
                 again.append(key)
             else:
                 assert isinstance(answer, Retryable | Skipped)
-                failures.append(self._fail(key, answer))
+                known = fails_again(key, self.ledger)
+                failure = self._fail(key, answer)
+                failures += [] if known else [failure]
         self.ledger.sync()
         self.log.settled(batch, again)
         self._say()

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.files import read_json
+from runtime.llms.lines import Lines, unstored
 from runtime.store import Store
 
 NAME = "batches.jsonl"
@@ -101,15 +102,13 @@ class BatchLog(_Known):
         self._write({"event": "dropped", "token": batch.token})
 
     def _write(self, event: dict[str, Any]) -> None:
-        """Durable before it returns: what follows may cost money."""
-        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            left = (json.dumps(event) + "\n").encode()
-            while left:
-                left = left[os.write(handle, left) :]
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        """Durable before it returns: what follows may cost money. Raises Fatal where the disk is full."""
+        with unstored():
+            lines = Lines(self._path)
+            try:
+                lines.append(event)
+            finally:
+                lines.close()
         self.apply(event)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from runtime.declare import LLM
 from runtime.files import sync
 from runtime.llms.base import Failure, Outcome, Reply, Request, Usage
-from runtime.llms.lines import Lines
+from runtime.llms.lines import Lines, unstored
 from runtime.rows import RowsOnDisk
 
 if TYPE_CHECKING:
@@ -177,12 +177,16 @@ class Ledger:
         return found if isinstance(found, Reply) else None
 
     def append(self, request: Request, key: str, outcome: Outcome, attempts: int) -> None:
-        """Settle a request at once; no attempts: somebody else had asked it, and shares the answer."""
+        """Settle a request at once; no attempts: somebody else had asked it, and shares the answer.
+
+        Raises Fatal where the disk is full.
+        """
         line = encode(request, key, outcome, attempts)
-        self._note(key, outcome, self._lines.append(line), attempts)
-        self._pay(outcome.cost_usd or 0.0)
-        if self.answers is not None and attempts and isinstance(outcome, Reply):
-            self.answers.add(key, line)
+        with unstored():
+            self._note(key, outcome, self._lines.append(line), attempts)
+            self._pay(outcome.cost_usd or 0.0)
+            if self.answers is not None and attempts and isinstance(outcome, Reply):
+                self.answers.add(key, line)
 
     def _pay(self, usd: float) -> None:
         if self.purse is not None:
