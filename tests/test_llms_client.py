@@ -204,6 +204,7 @@ DAYS = {
     "429s of a clock an hour slow": Day(dated(-3600), 2),
     "overloaded": Day(error(529, "overloaded"), 2),
     "500s": Day(error(500), 3),
+    "503s that ask for a pause": Day(Fault(503, {"retry-after": "0.05"}, {}), 2),
     "503s for ever": Day(error(503), EVER, "server"),
     "bad gateway in HTML": Day(Fault(502, {"content-type": "text/html"}, "<html>bad gateway</html>"), 2),
     "resets": Day(Fault(reset=True), 3),

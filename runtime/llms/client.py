@@ -256,7 +256,7 @@ class _Run:
 
     def _delay(self, attempt: int, problem: Retryable) -> float:
         delay = backoff_s(attempt, problem)
-        if problem.retry_after and problem.kind == "rate_limit":
+        if problem.retry_after:
             self.limiter.hold(time.monotonic() + min(problem.retry_after, LONGEST_RETRY_AFTER_S))
         return delay
 
