@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -390,6 +391,24 @@ def test_a_run_killed_at_any_write_pays_once(
         if whole:
             break
     assert number == 2 * (3 + 3)  # meant, made, settled, and three replies
+
+
+def test_a_full_disk_pays_once(server: BatchServer, tmp_path: Path) -> None:
+    """Full at any line of the log or the ledger, and in the middle of them."""
+    llm = declare("openai", server.openai)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for full in range(50, 1500, 290):
+        server.batches.clear()
+        server.paid.clear()
+        folder = tmp_path / str(full)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (full, hard))
+        try:
+            with pytest.raises(JobError, match="an answer cannot be stored"):
+                ask(llm, requests(6), folder)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert texts(ask(llm, requests(6), folder)) == answered(6)
+        assert server.paid == once(6) and not open_batches(folder / "batches.jsonl")
 
 
 PROGRAM = """
