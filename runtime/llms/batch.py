@@ -351,7 +351,8 @@ class _Run:
                 assert isinstance(answer, Retryable | Skipped)
                 known = fails_again(key, self.ledger)
                 failure = self._fail(key, answer)
-                failures += [] if known else [failure]
+                if not known:
+                    failures.append(failure)
         self.ledger.sync()
         self.log.settled(batch, again)
         self._say()
