@@ -246,6 +246,9 @@ class _Asked(Frozen):
     shared: bool = speed(True, doc="whether answers are shared by all jobs of the store; see docs/llms.md")
     usd_per_million_input: float | None = nothing(None, doc="price of input tokens, asked live", ge=0)
     usd_per_million_output: float | None = nothing(None, doc="price of output tokens, asked live", ge=0)
+    usd_per_million_cached_input: float | None = nothing(
+        None, doc="price of input tokens read from the provider's cache; none: that of the others", ge=0
+    )
 
     @property
     def price_share(self) -> float:

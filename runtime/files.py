@@ -80,7 +80,7 @@ def numbered_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield number, _row(line)
+                    yield number, json_object(line)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{path}:{number + 1}: damaged or cut off gzip data: {error}") from error
         except UnicodeDecodeError as error:
@@ -89,7 +89,8 @@ def numbered_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise ValueError(f"{path}:{number}: {error}") from error
 
 
-def _row(line: str) -> dict[str, Any]:
+def json_object(line: str | bytes) -> dict[str, Any]:
+    """The object that a line of JSON is. Raises ValueError for anything else."""
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -104,43 +105,6 @@ def _row(line: str) -> dict[str, Any]:
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a JSON-lines file (also .gz). Raises as `numbered_rows` does."""
     return (row for _, row in numbered_rows(path))
-
-
-class RowsOnDisk(Mapping[str, dict[str, Any]]):
-    """Rows of a JSON-lines file by id. Their places are held in memory, they themselves stay in the file."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb")
-        self._places: dict[str, int] = {}
-
-    def add(self, id_: str, place: int) -> None:
-        self._places[id_] = place
-
-    def __getitem__(self, id_: str) -> dict[str, Any]:
-        self._file.seek(self._places[id_])
-        return _row(self._file.readline().decode())
-
-    def __contains__(self, id_: object) -> bool:
-        return id_ in self._places
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-
-def placed_rows(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """(line, its place in bytes, row) of a JSON-lines file that is not packed; raises as `numbered_rows`."""
-    place = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                if line.strip():
-                    yield number, place, _row(line.decode())
-            except ValueError as error:
-                raise ValueError(f"{path}:{number}: {error}") from error
-            place += len(line)
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, overload
 
 from runtime.declare import LLM
-from runtime.files import RowsOnDisk, append_rows, placed_rows
+from runtime.files import append_rows
 from runtime.job import Job, JobError
 from runtime.llms.base import Failure, Outcome, Request
+from runtime.llms.batch_log import in_batches
 from runtime.llms.client import Progress, ask_all
 from runtime.llms.ledger import NAME as LEDGER
 from runtime.llms.ledger import Ledger
 from runtime.llms.purse import purse_of
 from runtime.llms.shared import shelf_of
 from runtime.parsers import TIE, LogprobsParser
+from runtime.rows import RowsOnDisk, placed_rows
 from runtime.statistics.estimates import mean
 from runtime.wordings import Pair, Shown, Wording, open_wording, template
 
@@ -57,7 +59,7 @@ def read_completions(path: Path) -> Mapping[str, dict[str, Any]]:
 
 def read_by_id(path: Path, *texts: str) -> Mapping[str, dict[str, Any]]:
     """Rows by id, each with these fields of text. Raises JobError for anything else."""
-    rows = RowsOnDisk(path)
+    rows = RowsOnDisk(path, "id", dict)
     try:
         for number, place, row in placed_rows(path):
             bad = [name for name in ("id", *texts) if not isinstance(row.get(name), str)]
@@ -65,7 +67,7 @@ def read_by_id(path: Path, *texts: str) -> Mapping[str, dict[str, Any]]:
                 raise JobError(f"{path}: row {number} has no text in {', '.join(map(repr, bad))}")
             if row["id"] in rows:
                 raise JobError(f"{path}: row {number} repeats the id {row['id']!r}")
-            rows.add(row["id"], place)
+            rows.place(row["id"], place)
     except ValueError as error:
         raise JobError(str(error)) from error
     return rows
@@ -289,7 +291,9 @@ def judge_job(job: Job, declaration: LLM, pairs: Sequence[Pair]) -> Iterator[tup
         Ledger(job.scratch / LEDGER, purse_of(job), shelf_of(job)) as ledger,
         (job.out / VERDICTS).open("w", encoding="utf-8") as file,
     ):
-        for start, part in _parts(pairs, len(pairs) if _in_batches(declaration) else AT_ONCE):
+        # Batches take hours each, and one that is under way may hold rows of any part.
+        at_once = len(pairs) if in_batches(declaration, ledger.path) else AT_ONCE
+        for start, part in _parts(pairs, at_once):
             progress = _progress(job, start, len(pairs))
             verdicts = judge(part, declaration, job.config, ledger, progress, asked)
             append_rows(file, verdicts)
@@ -300,11 +304,6 @@ def judge_job(job: Job, declaration: LLM, pairs: Sequence[Pair]) -> Iterator[tup
         job.report(**found, **ledger.totals().figures())
         if job.config.repeats > 1:
             job.report(repeats_without_preference=lacking)
-
-
-def _in_batches(declaration: LLM) -> bool:
-    """Whether requests go in batches, which take hours each: then all are asked at once."""
-    return getattr(declaration, "mode", "live") == "batch"
 
 
 def _parts(pairs: Sequence[Pair], most: int) -> Iterator[tuple[int, Sequence[Pair]]]:

@@ -110,11 +110,12 @@ def _ledger(path: Path, tails: Tails) -> float:
             if place > file.seek(0, os.SEEK_END):  # it was repaired meanwhile
                 place, usd = 0, 0.0
             file.seek(place)
-            whole, newline, _ = file.read().rpartition(b"\n")
+            for raw in file:
+                if raw.endswith(b"\n"):
+                    place, usd = place + len(raw), usd + _line(raw)
     except OSError:
         return 0.0
-    usd += sum(map(_line, whole.split(b"\n")))
-    tails[path] = place + len(whole) + len(newline), usd
+    tails[path] = place, usd
     return usd
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from compiler.commands.cancel import _tell_batches
 from compiler.output.describe import describe_jobs, write_descriptions
+from runtime import judging
 from runtime.files import read_json, read_rows, write_json
 from runtime.llms import batch
 from runtime.llms.batch_log import BatchLog, batches_of
@@ -103,6 +104,26 @@ def test_what_is_under_way_counts_against_the_budget(
     found = spent(store, "asked")
     assert 0 < found.usd < 2.5 and found.held_usd == 0
     assert run_job(store, two) is Outcome.SEALED
+
+
+def test_a_job_that_goes_on_live_keeps_all_answers_of_its_batch(
+    tmp_path: Path, server: BatchServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those of pairs that a live job would read later than the first."""
+
+    def script(call: Call) -> None:
+        if call.method == "GET":
+            raise CutOff
+
+    server.script = script
+    store, jobs = prepared(tmp_path, server, "batch")
+    job = jobs["labels[seed=0]"]
+    assert run_job(store, job) is Outcome.REFUSED and len(server.batches) == 1
+    server.script = lambda call: None
+    monkeypatch.setattr(judging, "AT_ONCE", 6)
+    again = prepared(tmp_path, server, "live")[1]["labels[seed=0]"]
+    assert again["key"] == job["key"] and run_job(store, again) is Outcome.SEALED
+    assert server.batches[0].cancelled and set(server.paid.values()) == {1}
 
 
 def test_a_job_that_is_warned_leaves_its_batch_to_the_next_turn(tmp_path: Path, server: BatchServer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -157,6 +158,8 @@ def test_a_bad_row_is_left_out(server: BatchServer, llm: Callable[..., LLM], tmp
     failure = ask(llm(), requests(5), tmp_path)["r3"]
     assert isinstance(failure, Failure) and failure.kind == "bad_request" and "too long" in failure.message
     assert len(server.batches) == 1
+    assert ask(llm(), requests(5), tmp_path)["r3"] == failure  # asked again, alone
+    assert len(server.batches) == 2
 
 
 def test_doubled_damaged_and_unknown_rows(
@@ -221,6 +224,20 @@ def test_live_ends_what_is_under_way_and_asks_the_rest_at_once(
     dear, cheap = sorted({line["cost_usd"] for line in lines}, reverse=True)
     assert dear == 2 * cheap  # each at the price that was paid
     assert sum(call.path.endswith(("/messages", "/completions")) for call in server.calls) == 3
+
+
+@pytest.mark.parametrize("mode", ["batch", "live"])
+def test_a_batch_that_nobody_needs_is_ended(
+    server: BatchServer, llm: Callable[..., LLM], tmp_path: Path, mode: str
+) -> None:
+    """While it was under way, another job was told all of it: what it has answered is kept all the same."""
+    die(server, llm(), tmp_path, at=lambda call: server.batches and call.method == "GET")
+    for job, how in (("other", "live"), (".", mode)):
+        with Ledger(tmp_path / job / "ledger.jsonl", shelf=Shelf(tmp_path / "a", "label", job)) as ledger:
+            assert texts(ask_all(llm(mode=how), requests(6), ledger)) == answered(6)
+    assert (ledger.totals().replies, ledger.totals().shared) == (3, 3)
+    assert server.batches[0].cancelled and sum(server.paid.values()) == 6 + 3
+    assert not open_batches(tmp_path / "batches.jsonl") and len(server.batches) == 1
 
 
 def test_too_much_for_the_queue_is_sent_in_parts(server: BatchServer, tmp_path: Path) -> None:
@@ -370,9 +387,28 @@ def test_a_run_killed_at_any_write_pays_once(
         limit = 9999
         assert texts(ask(llm, requests(3), folder)) == answered(3)
         assert server.paid == once(3), f"killed at step {number}"
+        assert not open_batches(folder / "batches.jsonl")
         if whole:
             break
     assert number == 2 * (3 + 3)  # meant, made, settled, and three replies
+
+
+def test_a_full_disk_pays_once(server: BatchServer, tmp_path: Path) -> None:
+    """Full at any line of the log or the ledger, and in the middle of them."""
+    llm = declare("openai", server.openai)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for full in range(50, 1500, 290):
+        server.batches.clear()
+        server.paid.clear()
+        folder = tmp_path / str(full)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (full, hard))
+        try:
+            with pytest.raises(JobError, match="an answer cannot be stored"):
+                ask(llm, requests(6), folder)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert texts(ask(llm, requests(6), folder)) == answered(6)
+        assert server.paid == once(6) and not open_batches(folder / "batches.jsonl")
 
 
 PROGRAM = """

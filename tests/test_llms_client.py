@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -203,6 +204,7 @@ DAYS = {
     "429s of a clock an hour slow": Day(dated(-3600), 2),
     "overloaded": Day(error(529, "overloaded"), 2),
     "500s": Day(error(500), 3),
+    "503s that ask for a pause": Day(Fault(503, {"retry-after": "0.05"}, {}), 2),
     "503s for ever": Day(error(503), EVER, "server"),
     "bad gateway in HTML": Day(Fault(502, {"content-type": "text/html"}, "<html>bad gateway</html>"), 2),
     "resets": Day(Fault(reset=True), 3),
@@ -214,6 +216,12 @@ DAYS = {
     "JSON cut off": Day(Fault(200, body='{"choices": [{"message"'), 2),
     "not JSON by its type": Day(Fault(200, {"content-type": "text/plain"}, "busy"), 2),
     "another shape": Day(Fault(200, body={"hello": 1}), 2),
+    "no text": Day(answered(choices=choice("stop"), content=[{"type": "text", "text": None}]), 2),
+    "500s of half a character": Day(error(500, "no \ud83d"), EVER, "server"),
+    "a pause until a time long past": Day(Fault(429, {"retry-after": "Thu, 01 Jan 1970 00:00:00 GMT"}), 2),
+    "no number of tokens": Day(answered(usage={"prompt_tokens": [1], "input_tokens": [1]}), 2),
+    "endless tokens": Day(answered(usage={"prompt_tokens": 1e999, "input_tokens": 1e999}), 2),
+    "nested without end": Day(Fault(200, body="[" * 100_000), 2),
     "a list": Day(Fault(200, body=[1])),
     "null": Day(Fault(200, body=None)),
     "nothing in it": Day(answered(choices=[], content=[]), 2),
@@ -284,9 +292,33 @@ def test_ledger_lines_can_be_audited(server: JudgeServer, llm: Callable[..., LLM
     assert refused.items() >= ({"id": "r1"} | paid).items() and refused["failure"]["kind"] == "refused"
 
 
-def test_all_wait_as_long_as_the_server_asked(
-    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path
+@pytest.mark.parametrize(("price", "usd"), [(0.5, 400 * 2 + 600 * 0.5 + 10 * 10), (None, 1000 * 2 + 10 * 10)])
+def test_input_in_the_providers_cache_costs_less_where_its_price_is_known(
+    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path, price: float | None, usd: float
 ) -> None:
+    """OpenAI counts cached tokens among the others, Anthropic apart."""
+    openai = {"prompt_tokens": 1000, "completion_tokens": 10, "prompt_tokens_details": {"cached_tokens": 600}}
+    anthropic = {"input_tokens": 300, "output_tokens": 10, "cache_read_input_tokens": 600,
+                 "cache_creation_input_tokens": 100}  # fmt: skip
+    fault = answered(
+        usage=openai | anthropic,
+        content=[{"type": "text", "text": "yes"}],
+        choices=choice("stop", content="yes"),
+    )
+    server.script = lambda number, seen: fault(seen)
+    prices = {"usd_per_million_input": 2.0, "usd_per_million_output": 10.0}
+    ask(llm(**prices, usd_per_million_cached_input=price), requests(1), tmp_path / "l")
+    with Ledger(tmp_path / "l") as ledger:
+        totals = ledger.totals()
+        assert totals.cost_usd == pytest.approx(usd / 1e6) and totals.input_tokens == 1000
+        assert [o.usage.cached_tokens for o in ledger.outcomes.values()] == [600]
+
+
+@pytest.mark.parametrize("attempts", [6, 1])
+def test_all_wait_as_long_as_the_server_asked(
+    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path, attempts: int
+) -> None:
+    """Also where the request that was told so is given up."""
     arrived: list[float] = []
 
     def script(number: int, seen: Seen) -> Fault | None:
@@ -294,7 +326,7 @@ def test_all_wait_as_long_as_the_server_asked(
         return rate_limited(1) if number == 0 else None
 
     server.script = script
-    ask(llm(limits={"concurrency": 1}), requests(4), tmp_path / "l")
+    ask(llm(limits={"concurrency": 1, "attempts": attempts}), requests(4), tmp_path / "l")
     assert arrived[1] - arrived[0] >= 1.0
     assert arrived[-1] - arrived[1] < 0.9  # one wait for all, not one each
 
@@ -326,6 +358,8 @@ def test_one_bad_request_is_left_out(server: JudgeServer, llm: Callable[..., LLM
     failure = outcomes["r3"]
     assert isinstance(failure, Failure) and failure.kind == "bad_request" and "too long" in failure.message
     assert sum(isinstance(o, Reply) for o in outcomes.values()) == 5 and len(server.seen) == 6
+    # The next run asks nothing else, and it fails again: no sign that the provider is at fault.
+    assert ask(llm(), requests(6), tmp_path / "l") == outcomes and len(server.seen) == 7
 
 
 # ---------------------------------------------------------------- the end of a run
@@ -423,6 +457,46 @@ def test_half_a_character_can_be_stored(server: JudgeServer, llm: Callable[..., 
     assert texts(ask(llm(), requests(1), tmp_path / "l")) == {"r0": "x ? y"}
 
 
+def test_long_replies_with_line_separators(
+    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path
+) -> None:
+    server.answer = lambda seen: "a\u2028b\x85c\r" * 300_000
+    once = ask(llm(), requests(2), tmp_path / "l")
+    assert ask(llm(), requests(2), tmp_path / "l") == once and len(server.seen) == 2
+    assert texts(once)["r1"] == "a\u2028b\x85c\r" * 300_000
+
+
+def test_a_full_disk_stops_the_run_and_costs_what_was_in_flight(
+    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path
+) -> None:
+    path, (soft, hard) = tmp_path / "l", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, hard))
+    try:
+        with pytest.raises(JobError, match=r"(?s)an answer cannot be stored: .*Make room and run again"):
+            ask(llm(limits={"concurrency": 2}), requests(30), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    kept, asked = len(settled(path)), len(server.seen)
+    assert path.read_text().endswith("}\n") and 2 < kept < asked <= kept + 2
+    assert len(ask(llm(), requests(30), path)) == 30 and len(server.seen) == asked + 30 - kept
+
+
+def test_a_defect_in_one_request_loses_no_other(
+    server: JudgeServer, llm: Callable[..., LLM], tmp_path: Path
+) -> None:
+    """What is in flight then is paid for: it is waited for, and stored."""
+    server.answer = lambda seen: "5" if seen.text == "question 5" else "yes"
+    server.script = lambda number, seen: Fault(slow=0.3) if seen.text != "question 5" else None
+
+    def tell(done: int, total: int, text: str) -> None:
+        if done == 1:
+            raise ZeroDivisionError
+
+    with Ledger(tmp_path / "l") as ledger, pytest.raises(ZeroDivisionError):
+        ask_all(llm(), requests(8), ledger, tell)
+    assert len(settled(tmp_path / "l")) == 8
+
+
 # ---------------------------------------------------------------- signals and kills
 
 PROGRAM = """
@@ -491,15 +565,20 @@ def test_backoff_grows_and_obeys_the_server(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_retry_after_is_read_in_all_its_forms() -> None:
-    from email.utils import formatdate
-
     assert retry_after_s({"retry-after": "2.5"}) == 2.5
     assert retry_after_s({"retry-after-ms": "250"}) == 0.25
     assert retry_after_s({"retry-after": formatdate(time.time() + 30, usegmt=True)}) == pytest.approx(
         30, abs=2
     )
     assert retry_after_s({"retry-after": "soon"}) is None
-    assert retry_after_s({"retry-after": "-3"}) == 0
+    assert retry_after_s({"retry-after": "-3"}) == retry_after_s({"retry-after": "nan"}) == 0
+    now = formatdate(time.time(), usegmt=True)
+    past, far = (f"Fri, 31 Dec {year} 23:59:59 GMT" for year in ("1999", "9999"))
+    assert retry_after_s({"retry-after": past}) == retry_after_s({"retry-after": past, "date": now}) == 0
+    for wait in (far, "1e999"):
+        told_s = retry_after_s({"retry-after": wait})
+        assert backoff_s(1, Retryable("rate_limit", "", told_s)) <= client.LONGEST_RETRY_AFTER_S + 1
+    assert retry_after_s({"retry-after": "Fri, 31 Dec 99999 23:59:59 GMT"}) is None
     assert retry_after_s({}) is None
 
 

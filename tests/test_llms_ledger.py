@@ -87,6 +87,26 @@ def test_damaged_line_in_the_middle_costs_only_itself(tmp_path: Path, damage: by
     assert path.read_bytes().count(b"\n") == 1
 
 
+def test_two_writers_find_their_own_lines(tmp_path: Path) -> None:
+    """As where one job was taken for dead."""
+    with Ledger(tmp_path / "l.jsonl") as one, Ledger(tmp_path / "l.jsonl") as two:
+        for i, ledger in enumerate((one, two, two, one)):
+            settle(ledger, f"{i}", Reply("x" * i))
+        own = [one.reply(request("0").content_key()), one.reply(request("3").content_key())]
+        assert own == [Reply(""), Reply("xxx")]
+    with Ledger(tmp_path / "l.jsonl") as both:
+        assert len(both.outcomes) == 4
+
+
+def test_a_paid_refusal_counts_though_it_was_answered_later(tmp_path: Path) -> None:
+    for _ in range(2):
+        with Ledger(tmp_path / "l.jsonl") as ledger:
+            settle(ledger, "one", Failure("refused", "no", Usage(3, 1), 0.25))
+            settle(ledger, "one", Reply("yes", usage=Usage(3, 1), cost_usd=0.25))
+            assert ledger.totals().cost_usd == ledger.usd
+    assert ledger.usd == 1.0
+
+
 def test_content_key_tells_what_is_asked_and_nothing_else() -> None:
     base = Request("a", (Message("user", "x"),), 0.0, 10, 1, {"task": "complete"})
     assert base.content_key() == Request("b", (Message("user", "x"),), 0.0, 10, 1).content_key()

@@ -112,6 +112,11 @@ def test_purses_of_two_jobs_never_exceed_one_limit(tmp_path: Path) -> None:
     again.owe(0.8)
     with pytest.raises(Fatal, match="over budget"):
         again.take(0.01, "request")
+    exact = Purse(store, "another", keys[0], limit=0.3)
+    for _ in range(3):  # more than 0.3 by rounding
+        exact.take(0.1, "request")
+    with pytest.raises(Fatal, match="over budget"):
+        exact.take(0.001, "request")
 
 
 @pytest.mark.sdk

@@ -28,6 +28,11 @@ class TokenPrice(Frozen):
 
     input: float = Field(ge=0, description="USD for a million input tokens")
     output: float = Field(ge=0, description="USD for a million output tokens")
+    cached_input: float | None = Field(
+        None,
+        ge=0,
+        description="USD for a million input tokens read from the provider's cache; none: as the others",
+    )
 
 
 class PriceTable(Frozen):
@@ -44,6 +49,7 @@ class Price:
     input: float
     output: float
     basis: str
+    cached_input: float | None = None
 
 
 Tables = tuple[tuple[str, Mapping[str, TokenPrice]], ...]  # (where, model -> price), the first one wins
@@ -90,12 +96,16 @@ def price_of(declared: Any, tables: Tables) -> Price | None:
     """
     if declared.provider not in PAID:
         return Price(0, 0, "no API")
+    cached = declared.usd_per_million_cached_input
     if declared.usd_per_million_input is not None and declared.usd_per_million_output is not None:
-        return Price(declared.usd_per_million_input, declared.usd_per_million_output, "stated")
+        return Price(declared.usd_per_million_input, declared.usd_per_million_output, "stated", cached)
     for name in dict.fromkeys((declared.model, _DATE.sub("", declared.model))):
         for where, table in tables:
             if name in table:
-                return Price(table[name].input, table[name].output, where)
+                found = table[name]
+                return Price(
+                    found.input, found.output, where, found.cached_input if cached is None else cached
+                )
     return None
 
 
@@ -107,6 +117,10 @@ def priced(program: Program, tables: Tables) -> Program:
             continue
         price = price_of(declaration.value, tables)
         if price is not None and declaration.value.provider in PAID:
-            prices = {"usd_per_million_input": price.input, "usd_per_million_output": price.output}
+            prices = {
+                "usd_per_million_input": price.input,
+                "usd_per_million_output": price.output,
+                "usd_per_million_cached_input": price.cached_input,
+            }
             changed[name] = replace(declaration, value=declaration.value.model_copy(update=prices))
     return replace(program, spec=replace(program.spec, declarations=changed))

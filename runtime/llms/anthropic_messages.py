@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
+import httpx2
 from anthropic import AnthropicError, APIConnectionError, APIStatusError, AsyncAnthropic, Timeout
 
 from runtime.declare import AnthropicLLM
 from runtime.llms.base import Reply, Request, Skipped, Usage
-from runtime.llms.http import allowed, api_key, raw, reading, refused, timeout_arguments, unanswered, unsent
+from runtime.llms.http import (
+    Fields,
+    allowed,
+    api_key,
+    counted,
+    raw,
+    reading,
+    refused,
+    timeout_arguments,
+    unanswered,
+    unsent,
+)
 
 FINISH = {
     "end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length",
@@ -32,7 +45,9 @@ class AnthropicMessages:
 
     async def ask(self, request: Request) -> Reply:
         try:
-            answer = await self._client.messages.with_raw_response.create(**self._arguments(request))
+            # As `messages.create` does, but for the SDK's look at the type of every field.
+            body = self._arguments(request)
+            answer = await self._client.post("/v1/messages", cast_to=httpx2.Response, body=body)
         except APIStatusError as error:
             raise refused(error, self._declaration, self._key) from error
         except APIConnectionError as error:
@@ -40,7 +55,9 @@ class AnthropicMessages:
         except (AnthropicError, ValueError, TypeError) as error:
             raise unsent(error, self._key) from error
         with reading(AnthropicError, self._key):
-            return replace(read_message(await answer.parse()), allowed=allowed(answer.headers))
+            message = json.loads(answer.content, object_hook=Fields)
+            message["request_id"] = answer.headers.get("request-id")
+            return replace(read_message(message), allowed=allowed(answer.headers))
 
     async def close(self) -> None:
         await self._client.close()
@@ -56,17 +73,14 @@ class AnthropicMessages:
         }
         if system:
             made["system"] = system
-        if (
-            request.temperature != 1.0
-        ):  # 1 is the default; the SDK has no argument for it, some models take no other
-            made["extra_body"] = {"temperature": request.temperature}
+        if request.temperature != 1.0:  # 1 is the default, some models take no other
+            made["temperature"] = request.temperature
         return made
 
 
 def read_message(message: Any) -> Reply:
     """A message as a reply. Raises whatever a body of another shape makes it raise."""
-    used = message.usage
-    usage = Usage(used.input_tokens or 0, used.output_tokens or 0) if used else Usage()
+    usage = _usage(message.usage) if message.usage else Usage()
     if message.stop_reason == "refusal":
         raise Skipped("refused", "the model refused", usage)
     texts = [block.text for block in message.content if block.type == "text"]
@@ -74,3 +88,10 @@ def read_message(message: Any) -> Reply:
     if not texts and reason != "length":
         raise ValueError("it has no text")
     return Reply("".join(texts), reason, usage, message.model or "", raw=raw(message))
+
+
+def _usage(used: Any) -> Usage:
+    """Anthropic counts what it reads from its cache, and what it writes there, apart from the input."""
+    cached = used.cache_read_input_tokens or 0
+    fresh = (used.input_tokens or 0) + (used.cache_creation_input_tokens or 0)
+    return counted(fresh + cached, used.output_tokens, cached)

@@ -47,10 +47,14 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the provider counts them; 0 where it does not say."""
+    """Tokens as the provider counts them; 0 where it does not say.
+
+    cached_tokens: those of the input that it had in a cache.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from runtime.llms.client import (
     addressed,
     backoff_s,
     cost_usd,
+    fails_again,
     limits_of,
 )
 from runtime.llms.ledger import Ledger
@@ -156,7 +157,8 @@ class _Run:
                 self._drop(batch)
                 return await self._send([key for key in batch.rows if key in self.todo])
             batch = self.log.made(batch, found)
-        if not self.sending and not batch.cancelled:
+        needless = all(self.ledger.is_shared(key) for key in batch.rows if key in self.todo)
+        if (needless or not self.sending) and not batch.cancelled:
             batch = self.log.cancel(batch)
             with suppress(Retryable, Skipped):  # it may have ended
                 await self.vendor.cancel(batch.id)
@@ -165,10 +167,18 @@ class _Run:
     async def _send(self, keys: Sequence[str]) -> None:
         if not self.sending:
             return
+        keys = [key for key in keys if not self._take_shared(key)]
         for chunk in self._chunks(keys):
             if self.fatal or self.stop.is_set():
                 return
             self._begin(self._follow(await self._make(chunk)))
+
+    def _take_shared(self, key: str) -> bool:
+        """Whether another job was told it meanwhile, so that it is settled."""
+        found = self.ledger.settle_shared(key, self.todo[key]) is not None
+        if found:
+            self.settled.add(key)
+        return found
 
     def _chunks(self, keys: Sequence[str]) -> Iterator[_Chunk]:
         """Rows, as many at a time as the provider takes."""
@@ -339,7 +349,10 @@ class _Run:
                 again.append(key)
             else:
                 assert isinstance(answer, Retryable | Skipped)
-                failures.append(self._fail(key, answer))
+                known = fails_again(key, self.ledger)
+                failure = self._fail(key, answer)
+                if not known:
+                    failures.append(failure)
         self.ledger.sync()
         self.log.settled(batch, again)
         self._say()

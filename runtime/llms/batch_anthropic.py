@@ -11,7 +11,6 @@ from contextlib import aclosing
 from typing import Any
 
 import anthropic
-from anthropic.types import Message
 
 from runtime.llms.anthropic_messages import AnthropicMessages, read_message
 from runtime.llms.base import Reply, Request, Retryable
@@ -53,8 +52,7 @@ class AnthropicBatches(AnthropicMessages):
     most_rows, most_bytes = 100_000, 256_000_000
 
     def row(self, name: str, request: Request) -> Row:
-        made = self._arguments(request)
-        return {"custom_id": name, "params": {**made, **made.pop("extra_body", {})}}
+        return {"custom_id": name, "params": self._arguments(request)}
 
     async def make(self, token: str, rows: Sequence[Row]) -> str:
         with meant(anthropic, self._declaration, self._key):
@@ -115,7 +113,7 @@ class AnthropicBatches(AnthropicMessages):
         result = row["result"]
         kind = result["type"]
         if kind == "succeeded":
-            return read_message(Message.construct(**result["message"]))
+            return read_message(result["message"])
         if kind == "canceled":
             raise Cancelled("the batch was cancelled before this row was asked")
         if kind == "expired":

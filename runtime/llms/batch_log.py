@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.files import read_json
+from runtime.llms.lines import Lines, unstored
 from runtime.store import Store
 
 NAME = "batches.jsonl"
@@ -101,15 +102,13 @@ class BatchLog(_Known):
         self._write({"event": "dropped", "token": batch.token})
 
     def _write(self, event: dict[str, Any]) -> None:
-        """Durable before it returns: what follows may cost money."""
-        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            left = (json.dumps(event) + "\n").encode()
-            while left:
-                left = left[os.write(handle, left) :]
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        """Durable before it returns: what follows may cost money. Raises Fatal where the disk is full."""
+        with unstored():
+            lines = Lines(self._path)
+            try:
+                lines.append(event)
+            finally:
+                lines.close()
         self.apply(event)
 
 
@@ -140,6 +139,11 @@ def batches_of(store: Store, key: str) -> dict[str, Batch]:
     return open_batches(store.work(key) / "scratch" / NAME)
 
 
+def under_way(ledger: Path) -> set[str]:
+    """Content keys of what waits in the batches of a job, by the path of its ledger."""
+    return {key for batch in open_batches(ledger.with_name(NAME)).values() for key in batch.rows}
+
+
 def in_batches(declaration: Any, ledger: Path) -> bool:
     """Whether requests go in batches: the spec says so, or an earlier run has some under way."""
-    return getattr(declaration, "mode", "live") == "batch" or bool(open_batches(ledger.with_name(NAME)))
+    return getattr(declaration, "mode", "live") == "batch" or bool(under_way(ledger))

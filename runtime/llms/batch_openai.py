@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import openai
-from openai.types.chat import ChatCompletion
 
 from runtime.llms.base import Fatal, Reply, Request, Retryable
 from runtime.llms.batch_vendor import (
@@ -109,7 +108,7 @@ class OpenAiBatches(OpenAiChat):
             raise Retryable("expired" if code == "batch_expired" else "server", words)
         status, body = response["status_code"], response["body"]
         if status == 200:
-            return read_completion(ChatCompletion.construct(**body))
+            return read_completion(body)
         inner = body.get("error") if isinstance(body, dict) else None
         message = told(inner.get("message") if isinstance(inner, dict) else body, self._key)
         if status == 400 and "max_completion_tokens" in message:

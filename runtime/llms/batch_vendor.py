@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from runtime.declare import LLM, AnthropicLLM, OpenAiLLM
 from runtime.llms.base import Fatal, Reply, Request, Retryable, Skipped
-from runtime.llms.http import reading, refused, told, unanswered
+from runtime.llms.http import Fields, reading, refused, told, unanswered
 
 UPLOAD_S = 900.0  # for one request that carries a whole batch
 SKEW_S = 3600.0  # a provider's clock may be so far behind ours
@@ -163,7 +163,7 @@ async def json_lines(response: Any) -> AsyncIterator[Row | None]:
 
 def _object(line: bytes) -> Row | None:
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_hook=Fields)
     except ValueError:
         return None
     return row if isinstance(row, dict) else None

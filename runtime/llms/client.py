@@ -32,7 +32,7 @@ from runtime.llms.base import (
     Skipped,
     Usage,
 )
-from runtime.llms.batch_log import in_batches
+from runtime.llms.batch_log import in_batches, under_way
 from runtime.llms.ledger import Ledger
 from runtime.llms.limiter import Limiter, Reservation, Window, estimate_tokens, limiter_of
 from runtime.llms.registry import make_provider
@@ -58,14 +58,16 @@ def limits_of(declaration: LLM) -> Limits:
 
 def cost_usd(declaration: LLM, usage: Usage) -> float | None:
     """What a reply cost; None where a price is not declared."""
-    prices = (
-        getattr(declaration, "usd_per_million_input", None),
-        getattr(declaration, "usd_per_million_output", None),
-    )
-    if prices[0] is None or prices[1] is None:
+    if not isinstance(declaration, OpenAiLLM | AnthropicLLM):
         return None
-    share: float = getattr(declaration, "price_share", 1.0)
-    return (usage.input_tokens * prices[0] + usage.output_tokens * prices[1]) / 1e6 * share
+    read, write = declaration.usd_per_million_input, declaration.usd_per_million_output
+    if read is None or write is None:
+        return None
+    cached = declaration.usd_per_million_cached_input
+    usd = usage.input_tokens * read + usage.output_tokens * write
+    if cached is not None:
+        usd -= usage.cached_tokens * (read - cached)
+    return usd / 1e6 * declaration.price_share
 
 
 def addressed(declaration: LLM, request: Request) -> Request:
@@ -83,6 +85,11 @@ def backoff_s(attempt: int, problem: Retryable) -> float:
     longest = min(LONGEST_BACKOFF_S, BACKOFF_S * 2 ** (attempt - 1))
     asked = min(problem.retry_after or 0.0, LONGEST_RETRY_AFTER_S)
     return asked + random.uniform(longest / 2, longest) if not asked else asked + random.uniform(0, 0.1)
+
+
+def fails_again(key: str, ledger: Ledger) -> bool:
+    """Whether a request has failed before, and others were answered: it is at fault, not the provider."""
+    return key in ledger.outcomes and ledger.totals().replies > 0
 
 
 def _limiter(declaration: LLM, limits: Limits) -> Limiter:
@@ -128,16 +135,16 @@ class _Run:
             asyncio.create_task(self._worker()) for _ in range(min(self.limits.concurrency, self.total))
         ]
         try:
-            gathered: asyncio.Future[Any] = asyncio.gather(*workers)
-            await asyncio.wait([gathered, stopping], return_when=asyncio.FIRST_COMPLETED)
-            if not gathered.done():
-                await asyncio.wait([gathered], timeout=GRACE_S)
-            if gathered.done():
-                await gathered
+            everybody = asyncio.create_task(asyncio.wait(workers))
+            await asyncio.wait([everybody, stopping], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(workers, timeout=GRACE_S)
         finally:
             for task in (*workers, stopping):
                 task.cancel()
-            await asyncio.gather(*workers, stopping, return_exceptions=True)
+            ends = await asyncio.gather(*workers, stopping, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException) and not isinstance(end, asyncio.CancelledError):
+                raise end
         if self.fatal:
             raise self.fatal
 
@@ -145,19 +152,25 @@ class _Run:
         for key, request in self.todo:
             if self.stop.is_set():
                 return
-            if shared := self.ledger.settle_shared(key, request):  # another job was told it meanwhile
-                self._count(shared)
-                continue
             try:
-                outcome, attempts = await self._settle(addressed(self.declaration, request))
+                await self._work_off(key, request)
             except _Stopped:
                 return
             except Fatal as error:
                 self.fatal = self.fatal or error
                 self.stop.set()
                 return
-            self.ledger.append(request, key, outcome, attempts)
-            self._count(outcome)
+            except Exception:  # a defect; what the others have in flight is paid for
+                self.stop.set()
+                raise
+
+    async def _work_off(self, key: str, request: Request) -> None:
+        if shared := self.ledger.settle_shared(key, request):  # another job was told it meanwhile
+            return self._count(shared)
+        outcome, attempts = await self._settle(addressed(self.declaration, request))
+        again = fails_again(key, self.ledger)
+        self.ledger.append(request, key, outcome, attempts)
+        self._count(outcome, again=again)
 
     async def _settle(self, request: Request) -> tuple[Outcome, int]:
         """Ask until there is a reply, or no hope of one; also says how often it was asked."""
@@ -170,9 +183,10 @@ class _Run:
                 cost = cost_usd(self.declaration, error.usage) if error.usage != Usage() else None
                 return Failure(error.kind, str(error), error.usage, cost), attempt
             except Retryable as error:
+                delay = self._delay(attempt, error)  # what the server asks of all, they do all the same
                 if attempt >= self.limits.attempts:
                     return Failure(error.kind, str(error)), attempt
-                await self._rest(self._delay(attempt, error))
+                await self._rest(delay)
 
     async def _in_window(self, request: Request) -> Reply:
         """One attempt, made when fewer are in flight than the server lately bore."""
@@ -242,7 +256,7 @@ class _Run:
 
     def _delay(self, attempt: int, problem: Retryable) -> float:
         delay = backoff_s(attempt, problem)
-        if problem.retry_after and problem.kind == "rate_limit":
+        if problem.retry_after:
             self.limiter.hold(time.monotonic() + min(problem.retry_after, LONGEST_RETRY_AFTER_S))
         return delay
 
@@ -253,13 +267,14 @@ class _Run:
         if self.stop.is_set():
             raise _Stopped
 
-    def _count(self, outcome: Outcome) -> None:
+    def _count(self, outcome: Outcome, *, again: bool = False) -> None:
         self.settled += 1
         if isinstance(outcome, Reply):
             self.in_a_row = 0
         else:
             self.failed += 1
-            self._suspect(outcome)
+            if not again:
+                self._suspect(outcome)
         self.tell(self.settled, self.total, self._words())
 
     def _suspect(self, failure: Failure) -> None:
@@ -358,21 +373,19 @@ def ask_all(
         raise ValueError("two requests have the same id")
     distinct = {keys[request.id]: request for request in reversed(requests)}
     asked = [(key, request) for key, request in reversed(distinct.items()) if ledger.reply(key) is None]
-    with ledger.sharing(declaration, asked):
-        todo = [(key, request) for key, request in asked if ledger.reply(key) is None]
-        known = len(distinct) - len(todo)
-        caught = _run(
-            declaration, todo, ledger, lambda done, total, text: progress(known + done, known + total, text)
-        )
+    waiting = under_way(ledger.path)  # paid for, or about to be: what others share comes too late for them
+    try:
+        with ledger.sharing(declaration, asked, but=waiting):
+            todo = [(key, request) for key, request in asked if ledger.reply(key) is None]
+            known = len(distinct) - len(todo)
+
+            def tell(done: int, total: int, text: str) -> None:
+                progress(known + done, known + total, text)
+
+            caught = asyncio.run(_ask(declaration, todo, ledger, tell)) if todo or waiting else []
+    except Fatal as error:
+        raise JobError(str(error)) from error
     for number in caught:
         _pass_on(number)
     outcomes = {key: ledger.outcomes[key] for key in distinct}
     return {id_: outcomes[key] for id_, key in keys.items()}
-
-
-def _run(declaration: LLM, todo: Sequence[tuple[str, Request]], ledger: Ledger, tell: Progress) -> list[int]:
-    """Ask what is to do, in a loop of its own; returns the signals that ended it early."""
-    try:
-        return asyncio.run(_ask(declaration, todo, ledger, tell)) if todo else []
-    except Fatal as error:
-        raise JobError(str(error)) from error

@@ -10,7 +10,7 @@ from typing import Any
 
 from runtime.declare import AnthropicLLM, Limits, OpenAiLLM
 from runtime.keys import BadKey, find_key
-from runtime.llms.base import Allowed, Fatal, Retryable, Skipped
+from runtime.llms.base import Allowed, Fatal, Retryable, Skipped, Usage
 
 PLACEHOLDER_KEY = "none"  # servers of one's own take any; SDKs insist on one
 SHALL_RETRY = "x-should-retry"  # both SDKs obey this header
@@ -32,6 +32,7 @@ SETTINGS = {
 }
 LONGEST_MESSAGE = 500
 CONNECT_S = 30.0
+UNREADABLE = (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
 
 
 def api_key(variable: str, base_url: str | None) -> str:
@@ -97,15 +98,22 @@ def _time(value: str | None) -> float | None:
         return None
 
 
-def raw(message: Any) -> dict[str, Any]:
-    """What an SDK's answer says beside the text: ids, snapshot, the provider's own count of tokens."""
-    whole = message
-    if not isinstance(message, Mapping):
-        whole = message.model_dump(mode="json", exclude_none=True, warnings=False)
-    left_out = {"choices", "content", "model", "object", "type", "role", "_request_id"}
-    said = {name: value for name, value in whole.items() if value is not None and name not in left_out}
-    request = getattr(message, "_request_id", None)
-    return said | ({"request_id": request} if request else {})
+class Fields(dict[str, Any]):
+    """A JSON object with its fields as attributes; None for those that it has not."""
+
+    __getattr__ = dict.get
+
+
+def counted(read: Any, written: Any, cached: Any) -> Usage:
+    """Tokens as a server counts them. Raises one of UNREADABLE for what is no number."""
+    tokens = int(read or 0)
+    return Usage(tokens, int(written or 0), min(tokens, int(cached or 0)))
+
+
+def raw(message: Fields) -> dict[str, Any]:
+    """What an answer says beside the text: ids, snapshot, the provider's own count of tokens."""
+    left_out = {"choices", "content", "model", "object", "type", "role"}
+    return {name: value for name, value in message.items() if value is not None and name not in left_out}
 
 
 def timeout_arguments(limits: Limits) -> dict[str, float]:
@@ -118,7 +126,7 @@ def reading(error: type[Exception], key: str) -> Iterator[None]:
     """What an SDK does not check when it parses fails anywhere: a body of another shape is told as such."""
     try:
         yield
-    except (error, ValueError, TypeError, AttributeError, LookupError) as problem:
+    except (error, *UNREADABLE) as problem:
         raise Retryable("bad_reply", told(f"the reply cannot be read: {problem}", key)) from problem
 
 

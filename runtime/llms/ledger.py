@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from runtime.declare import LLM
-from runtime.files import write_atomic
+from runtime.files import sync
 from runtime.llms.base import Failure, Outcome, Reply, Request, Usage
-from runtime.llms.lines import Lines
+from runtime.llms.lines import Lines, unstored
+from runtime.rows import RowsOnDisk
 
 if TYPE_CHECKING:
     from runtime.llms.purse import Purse
@@ -59,6 +60,7 @@ def encode(request: Request, key: str, outcome: Outcome, attempts: int) -> dict[
         "input_tokens": outcome.usage.input_tokens,
         "output_tokens": outcome.usage.output_tokens,
         "cost_usd": outcome.cost_usd,
+        **({"cached_tokens": outcome.usage.cached_tokens} if outcome.usage.cached_tokens else {}),
     }
     if isinstance(outcome, Failure):
         failure = {"kind": outcome.kind, "message": outcome.message}
@@ -77,7 +79,8 @@ def encode(request: Request, key: str, outcome: Outcome, attempts: int) -> dict[
 
 def decode(line: dict[str, Any]) -> Outcome:
     """What a line says was the outcome."""
-    usage = Usage(line.get("input_tokens", 0), line.get("output_tokens", 0))
+    counted = ("input_tokens", "output_tokens", "cached_tokens")
+    usage = Usage(*(line.get(name, 0) for name in counted))
     if "failure" in line:
         return Failure(line["failure"]["kind"], line["failure"]["message"], usage, line.get("cost_usd"))
     return Reply(
@@ -101,38 +104,9 @@ def readable(raw: bytes) -> dict[str, Any] | None:
         return None
 
 
-class Settled(Mapping[str, Outcome]):
-    """The last outcome of each content key. Their places are held in memory, they themselves in the file."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._places: dict[str, int] = {}
-
-    def place(self, key: str, place: int) -> None:
-        self._places[key] = place
-
-    def clear(self) -> None:
-        self._places.clear()
-
-    def __getitem__(self, key: str) -> Outcome:
-        place = self._places[key]
-        with self._path.open("rb") as file:
-            file.seek(place)
-            return decode(json.loads(file.readline()))
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._places
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-
 @dataclass(slots=True)
 class Tally:
-    """Sums over what was asked and paid; `unpriced` counts what has no price."""
+    """Sums over what was asked and paid, over all tries; `unpriced` counts what has no price."""
 
     replies: int = 0
     input_tokens: int = 0
@@ -140,15 +114,14 @@ class Tally:
     cost_usd: float = 0.0
     unpriced: int = 0
 
-    def count(self, outcome: Outcome, times: int = 1) -> None:
-        """Add an outcome; -1 times takes it back."""
+    def count(self, outcome: Outcome) -> None:
         if isinstance(outcome, Failure) and outcome.usage == Usage():
             return
-        self.replies += times * isinstance(outcome, Reply)
-        self.input_tokens += times * outcome.usage.input_tokens
-        self.output_tokens += times * outcome.usage.output_tokens
-        self.cost_usd += times * (outcome.cost_usd or 0.0)
-        self.unpriced += times * (outcome.cost_usd is None)
+        self.replies += isinstance(outcome, Reply)
+        self.input_tokens += outcome.usage.input_tokens
+        self.output_tokens += outcome.usage.output_tokens
+        self.cost_usd += outcome.cost_usd or 0.0
+        self.unpriced += outcome.cost_usd is None
 
 
 class Ledger:
@@ -159,11 +132,8 @@ class Ledger:
         self.purse = purse  # where the dollars of its replies are taken from
         self.shelf = shelf  # where answers are shared with other jobs
         self.answers: Answers | None = None  # those of the model that is asked now
-        self.shared: set[str] = set()  # content keys of replies that another job was given
-        self.outcomes = Settled(path)
-        self.usd = 0.0  # spent so far, over all tries
-        self._tally = Tally()
-        self._size = 0  # of the file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
         if not self._read():
             self._mend()
             self._read()
@@ -172,36 +142,34 @@ class Ledger:
 
     def _read(self) -> bool:
         """Take in all lines; False where one is torn or damaged."""
-        self.outcomes.clear()
-        self.shared.clear()
-        self.usd, self._tally, self._size = 0.0, Tally(), 0
-        if not self.path.exists():
-            return True
+        self.outcomes = RowsOnDisk(self.path, "key", decode)  # the last one of each content key
+        self._tally, self._shared = Tally(), 0
+        place = 0
         with self.path.open("rb") as file:
             for raw in file:
                 line = readable(raw) if raw.endswith(b"\n") else None
                 if line is None:
                     return False
-                self._note(line["key"], decode(line), len(raw), line.get("attempts", 1))
+                self._note(line["key"], decode(line), place, line.get("attempts", 1))
+                place += len(raw)
         return True
 
     def _mend(self) -> None:
         """Drop torn and damaged lines: what they settled is asked again."""
-        with self.path.open("rb") as file:
-            kept = (raw.decode() for raw in file if raw.endswith(b"\n") and readable(raw) is not None)
-            write_atomic(self.path, "".join(kept))
+        mended = self.path.with_name(f".{self.path.name}.mended")
+        with self.path.open("rb") as file, mended.open("wb") as kept:
+            kept.writelines(raw for raw in file if raw.endswith(b"\n") and readable(raw) is not None)
+        sync(mended)
+        mended.replace(self.path)
+        sync(self.path.parent)
 
-    def _note(self, key: str, outcome: Outcome, size: int, attempts: int) -> None:
-        """Take in a line of so many bytes at the end of the file."""
-        if key in self.outcomes and key not in self.shared:
-            self._tally.count(self.outcomes[key], -1)
-        self.outcomes.place(key, self._size)
-        self._size += size
-        self.usd += outcome.cost_usd or 0.0
-        if not attempts and isinstance(outcome, Reply):
-            self.shared.add(key)
-        if key not in self.shared:
+    def _note(self, key: str, outcome: Outcome, place: int, attempts: int) -> None:
+        """Take in the line at a place of the file."""
+        self.outcomes.place(key, place)
+        if attempts:
             self._tally.count(outcome)
+        else:
+            self._shared += 1
 
     def reply(self, key: str) -> Reply | None:
         """The recorded reply to a content key; a recorded failure counts for nothing."""
@@ -209,32 +177,44 @@ class Ledger:
         return found if isinstance(found, Reply) else None
 
     def append(self, request: Request, key: str, outcome: Outcome, attempts: int) -> None:
-        """Settle a request at once; no attempts: somebody else had asked it, and shares the answer."""
+        """Settle a request at once; no attempts: somebody else had asked it, and shares the answer.
+
+        Raises Fatal where the disk is full.
+        """
         line = encode(request, key, outcome, attempts)
-        self._note(key, outcome, self._lines.append(line), attempts)
-        self._pay(outcome.cost_usd or 0.0)
-        if self.answers is not None and attempts and isinstance(outcome, Reply):
-            self.answers.add(key, line)
+        with unstored():
+            self._note(key, outcome, self._lines.append(line), attempts)
+            self._pay(outcome.cost_usd or 0.0)
+            if self.answers is not None and attempts and isinstance(outcome, Reply):
+                self.answers.add(key, line)
 
     def _pay(self, usd: float) -> None:
         if self.purse is not None:
             self.purse.own += usd
 
+    @property
+    def usd(self) -> float:
+        """Dollars spent so far, over all tries."""
+        return self._tally.cost_usd
+
     def totals(self) -> Totals:
         told = self._tally
-        cost = None if told.unpriced else round(told.cost_usd, 12)  # what was taken back leaves dust
-        return Totals(told.replies, told.input_tokens, told.output_tokens, cost, len(self.shared))
+        cost = None if told.unpriced else told.cost_usd
+        return Totals(told.replies, told.input_tokens, told.output_tokens, cost, self._shared)
 
     def sync(self) -> None:
         self._lines.sync()
 
     @contextmanager
-    def sharing(self, declaration: LLM, todo: Sequence[tuple[str, Request]]) -> Iterator[None]:
-        """Settle what other jobs share the answers of, and share what comes."""
+    def sharing(
+        self, declaration: LLM, todo: Sequence[tuple[str, Request]], but: Container[str] = ()
+    ) -> Iterator[None]:
+        """Settle what other jobs share the answers of, all but some content keys, and share what comes."""
         self.answers = self.shelf.of(declaration, todo) if self.shelf is not None and todo else None
         try:
             for key, request in todo:
-                self.settle_shared(key, request)
+                if key not in but:
+                    self.settle_shared(key, request)
             yield
         finally:
             if self.answers is not None:
@@ -247,6 +227,10 @@ class Ledger:
         if reply is not None:
             self.append(request, key, reply, 0)
         return reply
+
+    def is_shared(self, key: str) -> bool:
+        """Whether another job shares the answer to a request."""
+        return self.answers is not None and self.answers.knows(key)
 
     @property
     def money(self) -> str:

@@ -5,11 +5,25 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from runtime.llms.base import Fatal
+
 SYNC_S = 1.0  # an fsync for each line would cost more than many replies do
+
+
+@contextmanager
+def unstored() -> Iterator[None]:
+    """Raise Fatal where a line cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise Fatal(
+            f"an answer cannot be stored: {error}\nMake room and run again: what was stored before is kept."
+        ) from error
 
 
 class Lines:
@@ -21,14 +35,27 @@ class Lines:
         self._synced = time.monotonic()
 
     def append(self, line: Mapping[str, Any]) -> int:
-        """One write, so that a killed process leaves a whole line or a torn last one. Returns its bytes."""
-        left = (json.dumps(line, ensure_ascii=False) + "\n").encode()
-        size = len(left)
-        while left:
-            left = left[os.write(self._handle, left) :]
+        """One write, so that a kill leaves a whole line or a torn last one. Returns where it begins.
+
+        Raises OSError, and leaves no part of the line, where there is no room for it.
+        """
+        # With half a surrogate pair, as servers may send one, there is no other way to write it.
+        raw = (json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+        written = 0
+        try:
+            while written < len(raw):
+                written += os.write(self._handle, raw[written:])
+        except OSError:
+            if written:  # of a full disk; the next line shall not begin in the middle of this one
+                os.ftruncate(self._handle, self._end() - written)
+            raise
         if time.monotonic() - self._synced > SYNC_S:
             self.sync()
-        return size
+        return self._end() - len(raw)
+
+    def _end(self) -> int:
+        """Where the last write ended, also where another process writes too."""
+        return os.lseek(self._handle, 0, os.SEEK_CUR)
 
     def sync(self) -> None:
         os.fsync(self._handle)

@@ -11,7 +11,18 @@ from openai import APIConnectionError, APIStatusError, AsyncOpenAI, BadRequestEr
 
 from runtime.declare import OpenAiLLM
 from runtime.llms.base import Reply, Request, Skipped, Usage
-from runtime.llms.http import allowed, api_key, raw, reading, refused, timeout_arguments, unanswered, unsent
+from runtime.llms.http import (
+    Fields,
+    allowed,
+    api_key,
+    counted,
+    raw,
+    reading,
+    refused,
+    timeout_arguments,
+    unanswered,
+    unsent,
+)
 
 
 class OpenAiChat:
@@ -74,14 +85,8 @@ class OpenAiChat:
             raise unsent(error, self._key) from error
         with reading(OpenAIError, self._key):
             completion = json.loads(answer.content, object_hook=Fields)
-            completion["_request_id"] = answer.headers.get("x-request-id")
+            completion["request_id"] = answer.headers.get("x-request-id")
             return replace(read_completion(completion), allowed=allowed(answer.headers))
-
-
-class Fields(dict[str, Any]):
-    """A JSON object with its fields as attributes; None for those that it has not."""
-
-    __getattr__ = dict.get
 
 
 def read_completion(completion: Any) -> Reply:
@@ -90,11 +95,10 @@ def read_completion(completion: Any) -> Reply:
     if choice is None:
         raise ValueError("it has no choices")
     reason = choice.finish_reason or ""
-    used = completion.usage
-    usage = Usage(used.prompt_tokens or 0, used.completion_tokens or 0) if used else Usage()
+    usage = _usage(completion.usage) if completion.usage else Usage()
     if reason == "content_filter":
         raise Skipped("content_filter", "the provider filtered its answer", usage)
-    if getattr(choice.message, "refusal", None):
+    if choice.message.refusal:
         raise Skipped("refused", str(choice.message.refusal)[:500], usage)
     text = choice.message.content
     if not isinstance(text, str):
@@ -104,9 +108,14 @@ def read_completion(completion: Any) -> Reply:
     return Reply(text, reason, usage, completion.model or "", raw=raw(completion), logprobs=_logprobs(choice))
 
 
+def _usage(used: Any) -> Usage:
+    cached = used.prompt_tokens_details and used.prompt_tokens_details.cached_tokens
+    return counted(used.prompt_tokens, used.completion_tokens, cached)
+
+
 def _logprobs(choice: Any) -> tuple[tuple[str, float], ...] | None:
     """The likeliest first tokens, where the server tells them."""
-    told = getattr(choice, "logprobs", None)
+    told = choice.logprobs
     if told is None or not told.content:
         return None
     return tuple((str(one.token), float(one.logprob)) for one in told.content[0].top_logprobs)

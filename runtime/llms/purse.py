@@ -22,6 +22,7 @@ from runtime.store import Store
 if TYPE_CHECKING:
     from runtime.job import Job
 
+DUST = 1e-9  # dollars; sums of many small ones are no more exact
 AHEAD, AHEAD_SHARE = 32, 0.01  # requests that a job may go ahead, and the share of the limit that it may
 
 
@@ -104,7 +105,7 @@ class Purse:
     def _go(self, far: float) -> bool:
         """Whether the job may spend so much in all, for all that the others may."""
         self._grant(far)
-        return far + sum(self._others()) <= self.limit
+        return far + sum(self._others()) <= self.limit + DUST
 
     def _others(self) -> tuple[float, float]:
         """Dollars that the experiment's other jobs have spent, and those that they may yet."""

@@ -75,12 +75,16 @@ class Answers:
         self._due = 0.0
 
     def take(self, key: str) -> Reply | None:
-        """An answer that somebody else was given; looks from time to time at what is new."""
+        """An answer that somebody else was given."""
+        return self._found.pop(key) if self.knows(key) else None
+
+    def knows(self, key: str) -> bool:
+        """Whether somebody else was given an answer; looks from time to time at what is new."""
         now = time.monotonic()
         if now >= self._due:
             self._look()
             self._due = time.monotonic() + max(LOOK_EVERY_S, LOOK_SHARE * (time.monotonic() - now))
-        return self._found.pop(key, None)
+        return key in self._found
 
     def add(self, key: str, line: Mapping[str, Any]) -> None:
         """Share a reply, as a line of the ledger; one without text is as good as none."""

@@ -116,7 +116,7 @@ def run(job: Job) -> None:
         control = _control(job, pairs)  # what it lacks is told before anybody is asked
         verdicts = [verdict for _, verdict in judge_job(job, evaluator.declared, pairs)]
         controlled = _controlled(job, control, pairs, verdicts) if control else {}
-        job.report(without_partner=len(versus.keys() ^ done.keys()))
+        job.report(without_partner=len(versus) + len(done) - 2 * len(pairs))
     items = _items(done, asked, {row["id"]: row for row in verdicts})
     write_rows(job.out / "items.jsonl", items)
     metrics = {**_metrics(items, [row["preference"] for row in verdicts]), **controlled}

@@ -97,7 +97,7 @@ def run(job: Job) -> None:
         raise JobError(f"the critic preferred neither answer in all of {len(pairs)} pairs: {reasons}")
     dollars = job.summary["dollars"]
     job.report(
-        without_partner=len(a.keys() ^ b.keys()),
+        without_partner=len(a) + len(b) - 2 * len(pairs),
         a_preferred=preferred[True] / preferred.total(),
         dollars_per_preference=None if dollars is None else dollars / preferred.total(),
     )

@@ -286,6 +286,9 @@ def test_whose_price_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert told(llm("mine")) == (3, "prices.yaml of 2026-01")
     assert told(llm("gpt-4o"))[0] == 2.5
     assert told(llm("gpt-4", usd_per_million_input=0, usd_per_million_output=9)) == (0, "stated")
+    cached = {"mine": None, "gpt-4o": 1.25, "gpt-4o-2024-05-13": None, "claude-sonnet-4-5": 0.3}
+    found = {name: price_of(llm(name), tables) for name in cached}
+    assert {name: price and price.cached_input for name, price in found.items()} == cached
     own.write_text("models: {gpt-4: {input: -1}}\n")
     with pytest.raises(UsageError, match=r"prices\.yaml:1:\d+: .*output"):
         read_tables(None)
