@@ -36,8 +36,9 @@ TRAINING_MFU = Range(0.10, 0.35, 0.50)
 SAMPLING_MFU = Range(0.01, 0.04, 0.12)  # decoding is bound by memory, not by arithmetic
 CPU_TRAINING = Range(5e9, 3e10, 1e11)  # FLOP/s of a core
 CPU_SAMPLING = Range(3e8, 4e9, 2e10)
-START_S = Range(3, 10, 60)  # Python, torch, processes
-START_LIGHT_S = Range(0.2, 0.5, 5)
+# Python, torch, processes; the low ends are those of `alignc run`, which forks jobs that have these
+START_S = Range(0.3, 10, 60)
+START_LIGHT_S = Range(0.02, 0.5, 5)
 DISK = Range(0.2e9, 0.5e9, 2e9)  # bytes/s at which weights are read and written
 MASTER_BYTES = 4  # of a weight on disk
 # Bytes/s between the GPUs of a node; 130e9 is what both stated times of the study come to.
