@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,10 @@ import pytest
 from hypothesis import settings
 
 from runtime.store import Store
+
+# Tests start hundreds of processes: else each compiles our modules anew, which is a third of its start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # The same examples every time, and no clock: machines that run tests are shared and slow.
 settings.register_profile("alignc", derandomize=True, deadline=None)
