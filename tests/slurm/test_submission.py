@@ -127,7 +127,7 @@ def test_a_job_of_a_killed_submission_can_be_cancelled(slurm: Cluster, tmp_path:
 def test_two_submissions_at_once_submit_each_node_once(slurm: Cluster, tmp_path: Path) -> None:
     (tmp_path / "light.yaml").write_text(LIGHT)
     with closed(slurm):
-        for _ in range(5):
+        for _ in range(3):
             both = [start("submit", "light.yaml", "--store", "s", cwd=tmp_path) for _ in range(2)]
             told = [process.communicate(timeout=60)[0] for process in both]
             assert [process.returncode for process in both] == [0, 0], told
@@ -140,7 +140,7 @@ def test_two_submissions_at_once_submit_each_node_once(slurm: Cluster, tmp_path:
 @pytest.mark.slow
 def test_submissions_killed_at_random(slurm: Cluster, tmp_path: Path) -> None:
     """Experiments that share work, each killed once somewhere and then submitted again."""
-    kills = int(os.environ.get("ALIGNC_KILLS", "20"))
+    kills = int(os.environ.get("ALIGNC_KILLS", "10"))
     (tmp_path / "light.yaml").write_text(LIGHT)
     chance = random.Random(4)
     hit = 0
