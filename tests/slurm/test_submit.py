@@ -145,7 +145,7 @@ def test_sbatch_refusals_are_told(slurm: Cluster, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_training_gives_the_same_bits_as_run(slurm: Cluster, tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("seed: [0, 1]", "seed: [0]"))
     alignc("run", "tiny.yaml", "--store", "local", cwd=tmp_path, timeout=600)
     alignc("submit", "tiny.yaml", "--store", "slurm", cwd=tmp_path)
     assert set(wait_for("tiny.yaml", "slurm", tmp_path, 600).values()) == {"done"}
