@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,10 @@ import pytest
 from hypothesis import settings
 
 from runtime.store import Store
+
+# Tests start hundreds of processes: else each compiles our modules anew, which is a third of its start.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # The same examples every time, and no clock: machines that run tests are shared and slow.
 settings.register_profile("alignc", derandomize=True, deadline=None)
@@ -116,6 +122,13 @@ class Cluster:
         done = subprocess.run([str(w) for w in words], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout.strip()
+
+    def wait_until_empty(self, *words: str, seconds: float = 240) -> None:
+        """Until none of the jobs that these words of squeue choose is queued or running."""
+        deadline = time.monotonic() + seconds
+        while left := self.command("squeue", "-h", *words):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.3)  # a look takes some hundredths of a second of a core, which the jobs need
 
 
 def _cluster_script(word: str, folder: Path, **knobs: str) -> None:

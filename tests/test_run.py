@@ -173,29 +173,28 @@ def test_an_experiment_without_stages(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_training_end_to_end_and_the_same_bits_again(tmp_path: Path) -> None:
-    (tmp_path / "tiny.yaml").write_text(TINY)
+    (tmp_path / "tiny.yaml").write_text(TINY.replace("seed: [0, 1]", "seed: [0]"))
     alignc("run", "tiny.yaml", "--store", "one", cwd=tmp_path, timeout=600)
     alignc("run", "tiny.yaml", "--store", "two", "--cpus", "1", cwd=tmp_path, timeout=600)
     assert tables("tiny.yaml", "one", tmp_path) == tables("tiny.yaml", "two", tmp_path)
     weights = sorted((tmp_path / "one").glob("*/*/model/model.safetensors"))
-    assert len(weights) == 1 + 2 * 2 * 2 + 2
+    assert len(weights) == 1 + 2 * 2 + 1
     for path in weights:
         other = tmp_path / "two" / path.relative_to(tmp_path / "one")
         assert path.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.deepspeed
-@pytest.mark.parametrize("stage", ["zero2", "zero3"])
-def test_a_spec_spreads_training_over_deepspeed_ranks(tmp_path: Path, stage: str) -> None:
+def test_a_spec_spreads_training_over_deepspeed_ranks(tmp_path: Path) -> None:
     """Also: how a run is spread is no part of its key."""
     (tmp_path / "tiny.yaml").write_text(TINY[: TINY.index("  sft_answers:")])
     alone = json.loads(alignc("plan", "tiny.yaml", "--format", "json", cwd=tmp_path, errors=False))
-    words = ("--set", f"stages.base.parallel={{processes: 2, deepspeed: {stage}}}")
+    words = ("--set", "stages.base.parallel={processes: 2, deepspeed: zero3}")
     assert "3 nodes in" in alignc("run", "tiny.yaml", "--store", "s", *words, cwd=tmp_path)
     (key,) = (n["key"] for n in alone["nodes"] if n["id"] == "base")
     manifest = json.loads((tmp_path / "s" / "sft" / key / "manifest.json").read_text())
     assert manifest["summary"]["processes"] == 2
-    assert manifest["config"]["parallel"] == {"processes": 2, "deepspeed": stage, "sharding": None}
+    assert manifest["config"]["parallel"] == {"processes": 2, "deepspeed": "zero3", "sharding": None}
     assert (tmp_path / "s" / "sft" / key / "model" / "model.safetensors").stat().st_size > 10_000
 
 

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TINY = {
     "axes.teacher": "[gpt35]",
+    "stages.as_it_is_score.model": "imitation",  # unpacking the model once more takes half a minute
     "stages.answers.split": "{sft: 2, aif: 2, test: 2}",
     "stages.reference.split": "{sft: 2, aif: 2, test: 2}",
     "stages.imitation.batch_size": "2",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -65,7 +66,7 @@ def gone(pid: int) -> bool:
         return True
 
 
-def eventually(found: Callable[[], object], seconds: float = 60) -> None:
+def eventually(found: Callable[[], object], seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
     while not found():
         assert time.monotonic() < deadline
@@ -111,7 +112,7 @@ def test_ddp_killed_and_stopped_ends_with_the_same_bits(
     eventually(lambda: state.newest(folder))
     os.kill(pid, signal.SIGKILL)
     assert outcome(pid) == -signal.SIGKILL
-    eventually(lambda: all(gone(rank) for rank in ranks), 5)
+    eventually(lambda: all(gone(rank) for rank in ranks), 30)
 
     pid = in_child(store, job)  # one rank is killed
     ranks = ranks_of(pid)
@@ -141,31 +142,32 @@ def test_what_a_rank_refuses_is_told_as_it_said_it(store: Store) -> None:
 
 
 @pytest.mark.deepspeed
-@pytest.mark.parametrize("stage", ["zero1", "zero2", "zero3"])
-def test_zero_trains_as_one_process_does(store: Store, tmp_path: Path, stage: str) -> None:
+def test_zero_trains_as_one_process_does(store: Store, tmp_path: Path) -> None:
     other = Store(tmp_path / "other")
     rows, told = demonstrations(47), {"batch_size": 23, "learning_rate": 1e-3, "micro_batch": 5}
-    spread = {**parallel(2, stage), "activation_checkpointing": stage != "zero2"}
+    spread = {**parallel(2, "zero1"), "activation_checkpointing": True}
     require_close(run(store, sft(store, rows, **told)), run(other, sft(other, rows, **told, **spread)))
 
 
 @pytest.mark.deepspeed
 @pytest.mark.parametrize("stage", ["zero2", "zero3"])
-def test_zero_goes_on_where_it_was_stopped(
+def test_zero_trains_as_one_process_does_and_goes_on_where_it_was_stopped(
     store: Store, tmp_path: Path, stage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = Store(tmp_path / "other")
     first = sft(store, epochs=1)
     start = made(first, "Model", "model")
     run(store, first)
-    run(other, sft(other, epochs=1))
-    told: dict[str, Any] = {"epochs": 3, "learning_rate": 1e-4, **parallel(2, stage)}
-    wanted = digest(run(other, dpo(other, start, preferences(48), **told)))
+    other = Store(shutil.copytree(store.root, tmp_path / "other"))
+    # 47 pairs: the last batch of an epoch has one pair, so that one rank has none.
+    rows, told = preferences(47), {"epochs": 6, "batch_size": 23, "learning_rate": 1e-4, "micro_batch": 5}
+    spread = {**parallel(2, stage), "activation_checkpointing": stage == "zero3"}
+    whole = run(other, dpo(other, start, rows, **told, **spread))
+    require_close(run(other, dpo(other, start, rows, **told)), whole)
     monkeypatch.setenv("ALIGNC_RESUME_EVERY_S", "0")
-    job = dpo(store, start, preferences(48), **told)
+    job = dpo(store, start, rows, **told, **spread)
     folder = scratch(store, job)
     pid = in_child(store, job)
     eventually(lambda: state.newest(folder))
     os.kill(pid, signal.SIGTERM)
     assert outcome(pid) == Outcome.INTERRUPTED
-    assert digest(run(store, job)) == wanted
+    assert digest(run(store, job)) == digest(whole)

@@ -83,7 +83,7 @@ def test_arms_share_a_node_and_nothing_else(slurm: Cluster, tmp_path: Path) -> N
     slurm.command("scancel", "--batch", "--signal=USR2", job)
     for owner in held.values():
         os.kill(owner["pid"], signal.SIGCONT)
-    until(lambda: not slurm.command("squeue", "-h", "-j", job), "the second turn")
+    slurm.wait_until_empty("-j", job)
     told = nodes(tmp_path)
     assert [told[f"ask[teacher={name}]"]["phase"] for name in keys] == ["done", "done", "failed"]
     logs = {name: store.log(keys[name]).read_text() for name in held}

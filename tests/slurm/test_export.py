@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -16,25 +15,18 @@ from tests.test_export import without_compiler
 pytestmark = pytest.mark.slurm
 
 
-def wait_until_empty(slurm: Cluster, seconds: float = 240) -> None:
-    deadline = time.monotonic() + seconds
-    while slurm.command("squeue", "-h"):
-        assert time.monotonic() < deadline, slurm.command("squeue")
-        time.sleep(0.5)
-
-
 def test_submit_makes_what_run_makes(slurm: Cluster, tmp_path: Path) -> None:
     (tmp_path / "light.yaml").write_text(LIGHT)
     alignc("export", "light.yaml", "my scripts", "--store", "on slurm", cwd=tmp_path)
     told = without_compiler(tmp_path, "my scripts/submit.sh", "--partition=low")
     assert told.count("submitted light.") == 5
-    wait_until_empty(slurm)
+    slurm.wait_until_empty()
     assert len(list((tmp_path / "my scripts" / "logs").iterdir())) == 8
     alignc("run", "light.yaml", "--store", "local", cwd=tmp_path)
     assert artifacts(tmp_path / "on slurm") == artifacts(tmp_path / "local")
     assert "wrote results/main.md" in without_compiler(tmp_path, "my scripts/results.sh")
     without_compiler(tmp_path, "my scripts/submit.sh")  # all is sealed: each job ends at once
-    wait_until_empty(slurm)
+    slurm.wait_until_empty()
     assert artifacts(tmp_path / "on slurm") == artifacts(tmp_path / "local")
 
 
@@ -49,4 +41,4 @@ def test_a_refusal_says_what_was_submitted(slurm: Cluster, tmp_path: Path) -> No
     )
     assert undo.startswith("scancel ") and len(undo.split()) == 4
     subprocess.run(undo.split(), check=True)
-    wait_until_empty(slurm)
+    slurm.wait_until_empty()

@@ -62,7 +62,7 @@ def test_a_training_whose_node_dies_ends_with_the_same_weights(own: Cluster, tmp
     def over() -> bool:
         told = {n["key"]: n for n in status("long.yaml", "s", study.folder)["nodes"]}[key]
         seen.append(f"{told['phase']}: {told['detail']}")
-        time.sleep(0.5)
+        time.sleep(2)  # each look costs a second of a core
         return bool(told["phase"] == "done")
 
     until(over, "the training", 180)

@@ -10,10 +10,28 @@ import pytest
 from tests.commands import alignc, artifacts
 from tests.conftest import Cluster
 from tests.slurm.test_submit import wait_for
-from tests.specs import LIGHT, TINY
+from tests.specs import LIGHT
 
 pytestmark = pytest.mark.slurm
-ONE_SEED = TINY.replace("seed: [0, 1]", "seed: [0]")
+
+# Two runs, of which one is read half-way and at its end.
+RUNS = """\
+experiment: runs
+axes:
+  seed: [0, 1]
+models:
+  fresh: {init: {hidden_size: 32, layers: 1, heads: 2, intermediate_size: 64, max_positions: 128}}
+sources:
+  tasks: {kind: world, size: 4}
+  documents: {kind: world, what: documents, size: 60}
+stages:
+  corpus: {kind: prepare, source: documents}
+  prompts: {kind: prepare, source: tasks}
+  tune: {kind: sft, model: fresh, data: corpus, chat: plain, epochs: 4, checkpoint_every: 1, seed: "${seed}",
+         learning_rate: 1e-3, max_length: 128, max_prompt_length: 64}
+  half: {kind: sample, model: {stage: tune, at: {seed: 0, epoch: 2}}, prompts: prompts, max_new_tokens: 4}
+  whole: {kind: sample, model: {stage: tune, at: {seed: 0, epoch: 4}}, prompts: prompts, max_new_tokens: 4}
+"""
 
 
 @pytest.fixture
@@ -28,33 +46,33 @@ def release(cluster: Cluster) -> None:
 
 
 def test_segments_are_chained_and_give_the_same_bits(held: Cluster, tmp_path: Path) -> None:
-    whole = ONE_SEED.replace("epochs: 2, checkpoint_every: 1", "epochs: 4, checkpoint_every: 1")
-    (tmp_path / "tiny.yaml").write_text(whole)
-    (tmp_path / "cut.yaml").write_text(whole.replace("epochs: 4,", "epochs: 4, segments: 2,"))
+    (tmp_path / "runs.yaml").write_text(RUNS)
+    (tmp_path / "cut.yaml").write_text(RUNS.replace("epochs: 4,", "epochs: 4, segments: 2,"))
     try:
         told = alignc("submit", "cut.yaml", "--store", "slurm", cwd=tmp_path)
         lines = [line.partition(" as ")[0].removeprefix("submitted ") for line in told.splitlines()]
-        assert "tiny.tune.1" in lines and "tiny.tune.2" in lines and "tiny.score.2" in lines
+        assert sorted(lines) == [
+            f"runs.{job}" for job in ("corpus", "half", "prompts", "tune.1", "tune.2", "whole")
+        ]
         again = alignc("submit", "cut.yaml", "--store", "slurm", cwd=tmp_path)
-        assert "nothing to submit" in again and "38 queued or running" in again
+        assert "nothing to submit" in again and "12 queued or running" in again
         queued = held.command("squeue", "-h", "-r", "-o", "%j").split()
-        assert sorted(set(queued)) == sorted(lines) and queued.count("tiny.tune.2") == 2
-        (tmp_path / "five.yaml").write_text(whole.replace("epochs: 4,", "epochs: 5,"))
+        assert sorted(set(queued)) == sorted(lines) and queued.count("runs.tune.2") == 2
+        (tmp_path / "five.yaml").write_text(RUNS.replace("epochs: 4,", "epochs: 5,"))
         more = alignc("submit", "five.yaml", "--store", "slurm", cwd=tmp_path)
-        assert "submitted tiny.tune as Slurm job" in more, "the fifth epoch waits for the queued fourth"
+        assert "submitted runs.tune as Slurm job" in more, "the fifth epoch waits for the queued fourth"
     finally:
         release(held)
     for spec in ("cut.yaml", "five.yaml"):
         assert set(wait_for(spec, "slurm", tmp_path).values()) == {"done"}
-    alignc("run", "tiny.yaml", "--store", "local", cwd=tmp_path)
+    alignc("run", "runs.yaml", "--store", "local", cwd=tmp_path)
     assert artifacts(tmp_path / "local").items() <= artifacts(tmp_path / "slurm").items()
-    for path in (tmp_path / "local").glob("*/*/model/model.safetensors"):
+    weights = list((tmp_path / "local").glob("*/*/model/model.safetensors"))
+    assert len(weights) == 8
+    for path in weights:
         assert path.read_bytes() == (tmp_path / "slurm" / path.relative_to(tmp_path / "local")).read_bytes()
-    steps = [
-        json.loads(path.read_text())["summary"]["steps"]
-        for path in (tmp_path / "slurm" / "sft").glob("*/manifest.json")
-        if '"tune[' in path.read_text()
-    ]
+    manifests = (tmp_path / "slurm" / "sft").glob("*/manifest.json")
+    steps = [json.loads(path.read_text())["summary"]["steps"] for path in manifests]
     assert len(steps) == 10 and len(set(steps)) == 1, "no epoch is trained twice"
 
 

@@ -55,9 +55,9 @@ def test_failed_jobs_are_tried_again_as_the_profile_says(
     assert submit(tmp_path).count("submitted frail.") == 7
     seen: dict[str, set[str]] = {}
     deadline = time.monotonic() + 120
-    while not told(tmp_path)["after[size=8]"].startswith("done"):
-        assert time.monotonic() < deadline, told(tmp_path)
-        for node, text in told(tmp_path).items():
+    while not (now := told(tmp_path))["after[size=8]"].startswith("done"):
+        assert time.monotonic() < deadline, now
+        for node, text in now.items():
             seen.setdefault(node, set()).add(text)
         time.sleep(1)
     made = {m["id"]: m for m in map(read_json, store.glob("frail/*/manifest.json"))}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -60,10 +59,7 @@ def test_doctor_finds_what_is_well_and_what_is_not(slurm: Cluster, tmp_path: Pat
         assert "node of main: it has no network interface ib7 -> it has" in told
         assert "node of main: OPENAI_API_KEY is not set" in told
         assert not list(tmp_path.glob("**/.doctor*"))
-        deadline = time.monotonic() + 30
-        while slurm.command("squeue", "-h"):  # a job that has written its findings still has to end
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        slurm.wait_until_empty()  # a job that has written its findings still has to end
     finally:
         slurm.command("scontrol", "delete", "partitionname=brief")
 
@@ -134,8 +130,7 @@ def test_a_draft_and_a_container_and_a_webhook_carry_an_experiment(
     assert set(slurm.command("squeue", "-h", "-o", "%P").split()) <= {"main"}
     phases = wait_for("light.yaml", "s", tmp_path)
     assert {n for n, p in phases.items() if p != "done"} == {"broken", "late", "after"}
-    while slurm.command("squeue", "-h"):
-        time.sleep(0.2)
+    slurm.wait_until_empty()
     assert told == [
         {
             "experiment": "light",

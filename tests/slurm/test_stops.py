@@ -123,46 +123,42 @@ def task_of(pid: int) -> str:
 
 
 def test_every_stop_leads_to_the_same_weights(slurm: Cluster, tmp_path: Path) -> None:
-    limited = Study(tmp_path / "limited", seeds="[0, 1]", minutes=1)
-    requeued = Study(tmp_path / "requeued", seeds="[0, 1]", node="n2")
+    limited = Study(tmp_path / "limited", minutes=1)
     preempted = Study(tmp_path / "preempted", partition="low", node="n3")
-    killed = Study(tmp_path / "killed", node="n4")
-    cancelled = Study(tmp_path / "cancelled", node="n4")
+    several = Study(tmp_path / "several", seeds="[0, 1, 2]", node="n2")  # three tasks of one array
     limited.submit()
-    (out_of_time,) = held({limited: 2})
-    for study in (requeued, preempted, killed, cancelled):
-        study.submit()
-    to_requeue, to_preempt, to_kill, to_cancel = held({requeued: 2, preempted: 1, killed: 1, cancelled: 1})
+    (out_of_time,) = held({limited: 1})
+    preempted.submit()
+    several.submit()
+    to_preempt, to_stop = held({preempted: 1, several: 3})
 
-    whole = Study(tmp_path / "whole", seeds="[0, 1]")
+    whole = Study(tmp_path / "whole", seeds="[0, 1, 2]")
     undisturbed = start("run", "long.yaml", "--store", "s", cwd=whole.folder)
 
-    ((killed_key, pid),) = to_kill.items()
-    os.kill(pid, signal.SIGKILL)
-    ((cancelled_key, pid),) = to_cancel.items()
-    slurm.command("scancel", task_of(pid))
-    until(lambda pid=pid: gone(pid), "the cancellation")
     ((preempted_key, pid),) = to_preempt.items()
     slurm.command("sbatch", "-p", "high", "-w", "n3", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
     until(lambda pid=pid: gone(pid), "the preemption")
-    (requeued_key, pid), (spared_key, spared) = to_requeue.items()
-    slurm.command("scontrol", "requeue", task_of(pid))
-    until(lambda pid=pid: gone(pid), "the requeue")
-    os.kill(spared, signal.SIGCONT)
+    requeued, killed, cancelled = to_stop.values()
+    slurm.command("scontrol", "requeue", task_of(requeued))
+    until(lambda: gone(requeued), "the requeue")
+    assert not gone(killed) and not gone(cancelled), "the other tasks of the array are spared"
+    both = ",".join(map(task_of, (killed, cancelled)))
+    os.kill(killed, signal.SIGKILL)
+    slurm.command("scancel", task_of(cancelled))
+    slurm.wait_until_empty("-j", both)
 
-    for study in (killed, cancelled):  # nobody puts these back but a person
-        until(lambda study=study: "to submit" not in study.submit(), "a new submission")
-    until(lambda: not slurm.command("squeue", "-h"), "all jobs", 150)
+    # Nobody puts these two back but a person.
+    assert "(an array of 2)" in several.submit()
+    slurm.wait_until_empty()
 
     told, _ = undisturbed.communicate(timeout=300)
     weights = whole.weights()
-    assert undisturbed.returncode == 0 and len(weights) == 4, told
-    for study, seeds in ((limited, 2), (requeued, 2), (preempted, 1), (killed, 1), (cancelled, 1)):
+    assert undisturbed.returncode == 0 and len(weights) == 6, told
+    for study, seeds in ((limited, 1), (preempted, 1), (several, 3)):
         found = study.weights()
         assert len(found) == 2 * seeds and found.items() <= weights.items(), study.folder.name
         assert study.store.failures() == frozenset()
     for key in out_of_time:
         assert "requeueing Slurm job" in limited.log(key) and limited.tries(key) >= 2
-    assert preempted.tries(preempted_key) == requeued.tries(requeued_key) == 2
-    assert requeued.tries(spared_key) == 1
-    assert killed.tries(killed_key) == cancelled.tries(cancelled_key) == 2
+    assert preempted.tries(preempted_key) == 2
+    assert [several.tries(key) for key in to_stop] == [2, 2, 2]

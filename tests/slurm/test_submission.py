@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import pytest
 
 from tests.commands import alignc, artifacts, start
 from tests.conftest import Cluster, _cluster_script
+from tests.slurm.killed import killed
 from tests.slurm.test_submit import wait_for
 from tests.specs import LIGHT
 
@@ -58,11 +58,6 @@ def keys_of(spec: str, cwd: Path, *words: str) -> set[str]:
     return {node["key"] for node in told["nodes"]}
 
 
-def killed(*words: str, cwd: Path) -> int:
-    done = subprocess.run([sys.executable, "-m", "tests.slurm.killed", *words], cwd=cwd, capture_output=True)
-    return done.returncode
-
-
 def test_a_submission_killed_at_any_step_is_made_whole_by_the_next(slurm: Cluster, tmp_path: Path) -> None:
     (tmp_path / "light.yaml").write_text(LIGHT)
     (tmp_path / "mail.yaml").write_text("mail: {to: me@example.org}\n")  # one more job, behind all others
@@ -72,11 +67,11 @@ def test_a_submission_killed_at_any_step_is_made_whole_by_the_next(slurm: Cluste
     with closed(slurm):
         while True:
             steps += 1
-            code = killed(str(steps), *words, cwd=tmp_path)
+            code = killed(steps, *words, cwd=tmp_path)
             if code == 0:
                 break
             assert code == -9
-            alignc(*words, cwd=tmp_path)
+            assert killed(0, *words, cwd=tmp_path) == 0
             assert queued(slurm, tmp_path / "s") == dict.fromkeys(wanted, 1), f"killed at step {steps}"
             assert not any((tmp_path / "s" / ".submissions" / "backlog").rglob("*.json"))
             cancel_all(slurm)
@@ -89,7 +84,7 @@ def test_a_job_that_slurm_takes_too_late_does_nothing(slurm: Cluster, tmp_path: 
     (tmp_path / "light.yaml").write_text(LIGHT)
     words = ("submit", "light.yaml", "--store", "s", "--select", "prompts")
     with closed(slurm):
-        step = next(n for n in range(1, 99) if killed(str(n), *words, cwd=tmp_path) and _begun(tmp_path))
+        step = next(n for n in range(1, 99) if killed(n, *words, cwd=tmp_path) and _begun(tmp_path))
         (call,) = _begun(tmp_path)
         alignc(*words, cwd=tmp_path)
         script = call["text"].replace("<token>", call["begun"])
@@ -115,7 +110,7 @@ def test_a_job_of_a_killed_submission_can_be_cancelled(slurm: Cluster, tmp_path:
     words = ("light.yaml", "--store", "s")
     with closed(slurm):
         for step in range(1, 99):
-            killed(str(step), "submit", *words, "--select", "prompts", cwd=tmp_path)
+            killed(step, "submit", *words, "--select", "prompts", cwd=tmp_path)
             if _begun(tmp_path) and slurm.command("squeue", "-h"):
                 break
         told = alignc("cancel", "light.yaml", "prompts", "--yes", "--store", "s", cwd=tmp_path)
@@ -132,7 +127,7 @@ def test_a_job_of_a_killed_submission_can_be_cancelled(slurm: Cluster, tmp_path:
 def test_two_submissions_at_once_submit_each_node_once(slurm: Cluster, tmp_path: Path) -> None:
     (tmp_path / "light.yaml").write_text(LIGHT)
     with closed(slurm):
-        for _ in range(5):
+        for _ in range(3):
             both = [start("submit", "light.yaml", "--store", "s", cwd=tmp_path) for _ in range(2)]
             told = [process.communicate(timeout=60)[0] for process in both]
             assert [process.returncode for process in both] == [0, 0], told
@@ -145,7 +140,7 @@ def test_two_submissions_at_once_submit_each_node_once(slurm: Cluster, tmp_path:
 @pytest.mark.slow
 def test_submissions_killed_at_random(slurm: Cluster, tmp_path: Path) -> None:
     """Experiments that share work, each killed once somewhere and then submitted again."""
-    kills = int(os.environ.get("ALIGNC_KILLS", "20"))
+    kills = int(os.environ.get("ALIGNC_KILLS", "10"))
     (tmp_path / "light.yaml").write_text(LIGHT)
     chance = random.Random(4)
     hit = 0

@@ -44,6 +44,13 @@ def start_slurmctld(slurm: Cluster) -> None:
     (slurm.folder / "pids").write_text("\n".join([*kept, f"slurmctld {pid} {started}", ""]))
 
 
+def impatient(slurm: Cluster, folder: Path) -> str:
+    """A configuration with which Slurm's commands give slurmctld up after a second, not ten."""
+    path = folder / "slurm.conf"
+    path.write_text(f"{slurm.conf.read_text()}\nMessageTimeout=1\n")
+    return str(path)
+
+
 def test_cancel_stops_a_node_and_what_depends_on_it_and_retry_makes_them(slurm: Cluster, spec: Path) -> None:
     slurm.command("scontrol", "update", "partitionname=main", "state=down")
     try:
@@ -140,11 +147,13 @@ def test_a_slurmctld_that_stops_and_comes_back(slurm: Cluster, spec: Path) -> No
     try:
         alignc("submit", "light.yaml", "--store", "s", cwd=spec)
         assert nodes(spec)["prompts"]["phase"] == "queued"
+        hasty = impatient(slurm, spec)
         slurm.command("scontrol", "shutdown", "slurmctld")
         try:
-            told = alignc("status", "light.yaml", "--store", "s", "--nodes", cwd=spec)
+            told = alignc("status", "light.yaml", "--store", "s", "--nodes", cwd=spec, SLURM_CONF=hasty)
             assert told.count("queued") == 8 and "Slurm does not answer since" in told
-            refused = alignc("cancel", "light.yaml", "prompts", "--yes", "--store", "s", cwd=spec, code=2)
+            words = ("cancel", "light.yaml", "prompts", "--yes", "--store", "s")
+            refused = alignc(*words, cwd=spec, code=2, SLURM_CONF=hasty)
             assert "squeue" in refused and "cannot be cancelled" in refused
         finally:
             start_slurmctld(slurm)
