@@ -81,7 +81,7 @@ def test_judging_is_measured(tmp_path: Path) -> None:
     assert f"no alpaca_eval in {tmp_path}" in told.stdout
     rows = [line.strip("| ").split(" | ") for line in told.stdout.splitlines() if line.startswith("| ")]
     assert [row[:2] for row in rows[2:6]] == [
-        ["alignc", "16 (default)"],
+        ["alignc", "32 (default)"],
         ["alignc", "4"],
         ["bare openai client", "4"],
         ["bare httpx client", "4"],
