@@ -89,10 +89,15 @@ def _artifacts(store: Store) -> list[tuple[str, str]]:
 
 def _cost(artifact: Path) -> list[float]:
     manifest = _read(artifact / "manifest.json") or {}
+    return [gpu_hours_of(manifest), (manifest.get("summary") or {}).get("dollars") or 0.0]
+
+
+def gpu_hours_of(manifest: Mapping[str, Any]) -> float:
+    """Those of tries that came to nothing too, and of GPUs that were paid for and idle."""
     resources = manifest.get("resources") or {}
     used, asked = resources.get("used") or {}, resources.get("asked") or {}
-    hours = resources.get("gpu_hours", (asked.get("gpus") or 0) * (used.get("wall_s") or 0.0) / 3600)
-    return [hours, (manifest.get("summary") or {}).get("dollars") or 0.0]
+    hours: float = resources.get("gpu_hours", (asked.get("gpus") or 0) * (used.get("wall_s") or 0.0) / 3600)
+    return hours
 
 
 def _read(path: Path) -> Any:

@@ -484,13 +484,13 @@ def print_tables(program: Program, store: Store) -> Results:
     """Print tables and claims; returns what was found."""
     from compiler.output.describe import describe_tables
     from runtime.results.asked import told
-    from runtime.results.costs import costs_of
+    from runtime.results.costs import costs_of as spent_by
     from runtime.results.everything import load_results
 
     found = load_results(store, describe_tables(program))
     click.echo(found.text())
     click.echo()
     jobs = found.jobs.values()
-    for line in filter(None, (told(jobs), costs_of(jobs, program.spec.experiment).text)):
+    for line in filter(None, (told(jobs), spent_by(jobs, program.spec.experiment).text)):
         click.echo(line)
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -12,16 +11,16 @@ from anthropic import AnthropicError, APIConnectionError, APIStatusError, AsyncA
 from runtime.declare import AnthropicLLM
 from runtime.llms.base import Reply, Request, Skipped, Usage
 from runtime.llms.http import (
-    Fields,
     allowed,
     api_key,
-    counted,
+    message_of,
     raw,
     reading,
     refused,
     timeout_arguments,
     unanswered,
     unsent,
+    usage_of,
 )
 
 FINISH = {
@@ -55,8 +54,7 @@ class AnthropicMessages:
         except (AnthropicError, ValueError, TypeError) as error:
             raise unsent(error, self._key) from error
         with reading(AnthropicError, self._key):
-            message = json.loads(answer.content, object_hook=Fields)
-            message["request_id"] = answer.headers.get("request-id")
+            message = message_of(answer.content, answer.headers, "request-id")
             return replace(read_message(message), allowed=allowed(answer.headers))
 
     async def close(self) -> None:
@@ -94,4 +92,4 @@ def _usage(used: Any) -> Usage:
     """Anthropic counts what it reads from its cache, and what it writes there, apart from the input."""
     cached = used.cache_read_input_tokens or 0
     fresh = (used.input_tokens or 0) + (used.cache_creation_input_tokens or 0)
-    return counted(fresh + cached, used.output_tokens, cached)
+    return usage_of(fresh + cached, used.output_tokens, cached)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -104,7 +105,14 @@ class Fields(dict[str, Any]):
     __getattr__ = dict.get
 
 
-def counted(read: Any, written: Any, cached: Any) -> Usage:
+def message_of(content: bytes, headers: Mapping[str, str], id_header: str) -> Fields:
+    """The message of a reply, with the id that the provider gave the request. Raises one of UNREADABLE."""
+    message: Fields = json.loads(content, object_hook=Fields)
+    message["request_id"] = headers.get(id_header)
+    return message
+
+
+def usage_of(read: Any, written: Any, cached: Any) -> Usage:
     """Tokens as a server counts them. Raises one of UNREADABLE for what is no number."""
     tokens = int(read or 0)
     return Usage(tokens, int(written or 0), min(tokens, int(cached or 0)))

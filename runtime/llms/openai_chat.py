@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import Any
 
@@ -12,16 +11,16 @@ from openai import APIConnectionError, APIStatusError, AsyncOpenAI, BadRequestEr
 from runtime.declare import OpenAiLLM
 from runtime.llms.base import Reply, Request, Skipped, Usage
 from runtime.llms.http import (
-    Fields,
     allowed,
     api_key,
-    counted,
+    message_of,
     raw,
     reading,
     refused,
     timeout_arguments,
     unanswered,
     unsent,
+    usage_of,
 )
 
 
@@ -84,8 +83,7 @@ class OpenAiChat:
         except (OpenAIError, ValueError, TypeError) as error:
             raise unsent(error, self._key) from error
         with reading(OpenAIError, self._key):
-            completion = json.loads(answer.content, object_hook=Fields)
-            completion["request_id"] = answer.headers.get("x-request-id")
+            completion = message_of(answer.content, answer.headers, "x-request-id")
             return replace(read_completion(completion), allowed=allowed(answer.headers))
 
 
@@ -110,7 +108,7 @@ def read_completion(completion: Any) -> Reply:
 
 def _usage(used: Any) -> Usage:
     cached = used.prompt_tokens_details and used.prompt_tokens_details.cached_tokens
-    return counted(used.prompt_tokens, used.completion_tokens, cached)
+    return usage_of(used.prompt_tokens, used.completion_tokens, cached)
 
 
 def _logprobs(choice: Any) -> tuple[tuple[str, float], ...] | None:

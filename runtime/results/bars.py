@@ -17,6 +17,7 @@ from runtime.results.style import (
     MAX_ABREAST,
     PALETTE,
     Scale,
+    draw_published,
     dress,
     legend,
     reach_of,
@@ -24,7 +25,7 @@ from runtime.results.style import (
     sheet,
     tint,
 )
-from runtime.results.table import Cell, Table, quantile95
+from runtime.results.table import Cell, Table
 from runtime.results.words import cell_text, number
 
 if TYPE_CHECKING:
@@ -167,7 +168,9 @@ def _draw_bars(axes: Axes, panel: Panel, table: Table, scale: Scale, row_in: flo
                 number(bar.cell.value, panel.metric.decimals), (bar.x, _above(marked, scale)), xytext=(0, 3),
                 textcoords="offset points", ha="center", va="bottom", fontsize=7.5,
             )  # fmt: skip
-        _draw_published(axes, bar)
+        if bar.cell.published:
+            middle, width = bar.lane
+            draw_published(axes, middle + width * 0.32, bar.cell.published, INK, zorder=6)
 
 
 def _draw_bar(axes: Axes, bar: Bar, metric: Metric, table: Table, scale: Scale) -> None:
@@ -198,24 +201,12 @@ def _draw_bar(axes: Axes, bar: Bar, metric: Metric, table: Table, scale: Scale) 
             )  # fmt: skip
 
 
-def _draw_published(axes: Axes, bar: Bar) -> None:
-    middle, width = bar.lane
-    if published := bar.cell.published:
-        half = quantile95() * (published.standard_error or 0.0)
-        axes.errorbar(
-            middle + width * 0.32, published.value, yerr=half or None, color=INK, linewidth=0.7,
-            capsize=1.5, marker="D", markersize=4.0, markerfacecolor="white",
-            markeredgewidth=0.9, zorder=6,
-        )  # fmt: skip
-
-
 def _above(cells: Sequence[Cell], scale: Scale) -> float:
     """Where a bar's number stands clear of intervals, dots and a published value close by."""
     highest = max(v for cell in cells for v in (cell.value or 0.0, *(cell.interval or ()), *_seeds(cell)))
     for cell in cells:
-        if cell.published:
-            half = quantile95() * (cell.published.standard_error or 0.0)
-            low, high = cell.published.value - half, cell.published.value + half
+        if (told := cell.published) is not None:
+            low, high = told.value - told.half_width, told.value + told.half_width
             if low < highest + 0.1 * scale.span and high > highest:
                 highest = high
     return highest

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from runtime.claims import owner_of
 from runtime.files import read_json
 from runtime.results.description import MemberSpec, NodeSpec
+from runtime.spending import gpu_hours_of
 from runtime.store import Store
 
 Status = Literal["done", "running", "failed", "stopped", "blocked", "not run", "damaged"]
@@ -90,10 +91,7 @@ class Job:
 
     @property
     def gpu_hours(self) -> float:
-        """Those of tries that came to nothing too, and of GPUs that were paid for and idle."""
-        resources = self.manifest.get("resources") or {}
-        gpus = (resources.get("asked") or {}).get("gpus") or 0
-        return resources.get("gpu_hours", gpus * (self.wall_s or 0.0) / 3600)
+        return gpu_hours_of(self.manifest)
 
 
 def _commit(source: object) -> str:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from runtime.files import read_json
 from runtime.results.jobs import Job
-from runtime.results.style import DEFAULT_WIDTH_IN, PALETTE, PANEL_HEIGHT_IN, Format, saved
+from runtime.results.style import DEFAULT_WIDTH_IN, PALETTE, Format, saved, sheet
 from runtime.store import Store
 
 if TYPE_CHECKING:
@@ -65,12 +65,8 @@ def draw_lines(drawing: Drawing, format: Format = "svg") -> bytes:
 
 
 def _figure(drawing: Drawing) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     count = len(drawing.panels)
-    figure = Figure(figsize=(DEFAULT_WIDTH_IN * max(1.0, count / 2), PANEL_HEIGHT_IN), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = sheet(DEFAULT_WIDTH_IN * max(1.0, count / 2), 1)
     for place, panel in enumerate(drawing.panels, 1):
         _draw(figure.add_subplot(1, count, place), panel)
     return figure

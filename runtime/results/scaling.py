@@ -13,13 +13,14 @@ from runtime.results.style import (
     DEFAULT_WIDTH_IN,
     PALETTE,
     Scale,
+    draw_published,
     dress,
     legend,
     reach_of,
     scale_of,
     sheet,
 )
-from runtime.results.table import Cell, Table, quantile95
+from runtime.results.table import Cell, Table
 from runtime.results.words import cell_text
 
 if TYPE_CHECKING:
@@ -199,13 +200,9 @@ def _draw_line(axes: Axes, line: Line, aside: float) -> None:
 
 def _draw_published(axes: Axes, line: Line, aside: float) -> None:
     for x, cell in line.points:
-        if published := cell.published:
-            half = quantile95() * (published.standard_error or 0.0)
-            axes.errorbar(
-                [x], [published.value], yerr=half or None, color=line.colour, linewidth=0.7, capsize=1.5,
-                marker="D", markersize=4.0, markerfacecolor="white", markeredgewidth=0.9, zorder=5,
-                clip_on=False, transform=_shifted(axes, aside + BESIDE_PT),
-            )  # fmt: skip
+        if cell.published:
+            beside = _shifted(axes, aside + BESIDE_PT)
+            draw_published(axes, x, cell.published, line.colour, zorder=5, clip_on=False, transform=beside)
 
 
 def _draw_flat(axes: Axes, line: Line, panel: Panel) -> None:

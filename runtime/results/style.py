@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from runtime.results.description import FigureSpec
 from runtime.results.metrics import Metric
-from runtime.results.table import Cell, quantile95
+from runtime.results.table import Cell, Published
 from runtime.results.words import noun_of, number
 
 if TYPE_CHECKING:
@@ -80,10 +80,17 @@ def sheet(width_in: float, lines: int) -> Figure:
 def reach_of(cell: Cell) -> list[float]:
     """All that a figure shows of a cell: mean, interval, seeds, what was published."""
     shown = [*(cell.interval or ()), cell.value, *cell.per_seed] if cell.value is not None else []
-    if cell.published:
-        half = quantile95() * (cell.published.standard_error or 0.0)
-        shown += [cell.published.value - half, cell.published.value + half]
+    if (told := cell.published) is not None:
+        shown += [told.value - told.half_width, told.value + told.half_width]
     return [value for value in shown if value is not None]
+
+
+def draw_published(axes: Axes, x: float, published: Published, colour: str, **more: Any) -> None:
+    """A white diamond with its interval."""
+    axes.errorbar(
+        [x], [published.value], yerr=published.half_width or None, color=colour, linewidth=0.7, capsize=1.5,
+        marker="D", markersize=4.0, markerfacecolor="white", markeredgewidth=0.9, **more,
+    )  # fmt: skip
 
 
 def scale_of(values: Sequence[float], told: FigureSpec, metric: Metric) -> Scale:

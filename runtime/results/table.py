@@ -63,6 +63,11 @@ class Published:
     standard_error: float | None = None
     source: str = ""
 
+    @property
+    def half_width(self) -> float:
+        """How far its 95 % interval reaches to each side; 0 where no error was printed."""
+        return quantile95() * (self.standard_error or 0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
