@@ -16,6 +16,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -30,6 +31,19 @@ from runtime.store import Store
 
 GRACE_S = 30.0
 _GPU_ID = re.compile(r"\d+|(GPU|MIG)-\S+")
+
+
+@contextmanager
+def _interrupts_put_off() -> Iterator[None]:
+    """Let Ctrl-C wait: it would cut a request to the fork server in two, which shows as a traceback there."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        raise KeyboardInterrupt
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +202,9 @@ class LocalRun:
         path = description_path(self.store, self.plan.program, step.key)
         environment = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
         process = context.Process(target=run_child, args=(str(self.store.root), str(path), environment))
-        process.start()
-        self._running[index] = _Running(step, index, process, gpus, time.monotonic())
+        with _interrupts_put_off():
+            process.start()
+            self._running[index] = _Running(step, index, process, gpus, time.monotonic())
 
     def _progress(self, running: _Running) -> Progress:
         try:
